@@ -7,12 +7,14 @@ use super::secrecy::EncryptionOptions;
 use crate::capture::live::Durability;
 use crate::error::{Error, Result};
 use crate::history::HistoryPlace;
+use crate::store::split_addresses;
 
 /// The copies that a capture keeps up to date, and whether they decide what is confirmed.
 #[derive(Args, Clone)]
 pub(super) struct CopyOptions {
-    /// Also keep a copy up to date in an object store, s3://BUCKET/PREFIX, gs:// or az://; may be given several times
-    #[arg(long, env = "BACKWHEN_ALSO", value_name = "URL", value_delimiter = ',')]
+    /// Also keep a copy up to date in an object store, s3://BUCKET/PREFIX, gs:// or az://, or in several of them,
+    /// disperse:k=K,m=M,URL,…; may be given several times
+    #[arg(long, env = "BACKWHEN_ALSO", value_name = "URL")]
     also: Vec<String>,
     /// Confirm to the source what is on this machine's disk (`local`), or only what the first copy has too (`store`); until
     /// then the source retains its WAL
@@ -41,11 +43,8 @@ impl CopyOptions {
                 "--durable store confirms what a copy has, and none is named; name one with --also s3://BUCKET/PREFIX",
             ));
         }
-        let places = self
-            .also
-            .iter()
-            .map(|url| at.place_of_copy(url, &self.encryption))
-            .collect::<Result<Vec<_>>>()?;
+        let urls = self.also.iter().flat_map(|urls| split_addresses(urls));
+        let places = urls.map(|url| at.place_of_copy(url, &self.encryption)).collect::<Result<Vec<_>>>()?;
         match places.iter().find(|place| !place.is_remote()) {
             Some(folder) => Err(Error::usage(format!(
                 "--also keeps copies in object stores, and {folder} is a folder; write s3://BUCKET/PREFIX, or bring the folder \

@@ -16,7 +16,8 @@ use crate::history::expire::{self, ExpiryPlan, RetentionRules};
 /// Mirror the history to a second folder or an object store, or update such a copy
 #[derive(Args, Clone)]
 pub struct Copy {
-    /// The folder of the copy, which is created if it does not exist, or s3://BUCKET/PREFIX, gs:// or az://
+    /// The folder of the copy, which is created if it does not exist, or s3://BUCKET/PREFIX, gs://, az://,
+    /// or disperse:k=K,m=M,URL,… for several stores
     #[arg(long, value_name = "PATH|URL")]
     to: String,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod checkpoint;
 mod config;
 mod copy;
 mod diff;
+mod dispersal;
 mod drop;
 mod except;
 mod expire;
@@ -89,7 +90,7 @@ const EVERYWHERE: &str = "Options of every command";
 #[derive(Args)]
 struct Global {
     /// The folder of the history; commands that read also take a copy in an object store: s3://BUCKET/PREFIX, gs:// or
-    /// az://
+    /// az://, or in several of them, disperse:k=K,m=M,URL,…
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "BACKWHEN_HISTORY", value_name = "PATH|URL")]
     history: Option<String>,
     /// A local folder for the catalogs of histories in object stores, which may be deleted [default: backwhen in

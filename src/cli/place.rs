@@ -8,7 +8,7 @@ use super::{Command, Surroundings};
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryPlace};
 use crate::store::sealed::{self, NewCopy, Secrecy};
-use crate::store::{self, Address, BlockCache, Folder};
+use crate::store::{BlockCache, Folder, StoreAddress};
 
 /// Whether a command must see each byte as it lies in the object store, and so neither reads nor fills the cache of
 /// blocks.
@@ -36,9 +36,9 @@ impl Surroundings {
     }
 
     fn place_with(&self, text: &str, secrecy: Secrecy) -> Result<HistoryPlace> {
-        let folder = match text.strip_prefix("file://") {
-            Some(folder) => Some(file_url(folder)?),
-            None => (!store::is_address(text)).then(|| text.into()),
+        let folder = match StoreAddress::folder(text)? {
+            None => (!StoreAddress::is_one(text)).then(|| text.into()),
+            folder => folder,
         };
         if let Some(root) = folder {
             if secrecy.new_copy != NewCopy::Encrypted && !sealed::is_encrypted(&Folder::new(&root))? {
@@ -48,7 +48,7 @@ impl Surroundings {
             let cache = self.cache_of(&path.display().to_string())?.1;
             return Ok(HistoryPlace::SealedFolder { root, cache, secrecy });
         }
-        let address = Address::parse(text)?;
+        let address = StoreAddress::parse(text)?;
         let (cache, own) = self.cache_of(&address.to_string())?;
         let blocks = self.cache_size > 0;
         let blocks = blocks.then(|| Arc::new(BlockCache::new(&cache.join("blocks"), self.cache_size)));
@@ -82,17 +82,6 @@ impl Surroundings {
         self.history_folder(command)?;
         self.history()
     }
-}
-
-/// The folder that a URL names, of which `rest` is what follows `file://`.
-fn file_url(rest: &str) -> Result<PathBuf> {
-    let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    if path.starts_with('/') && !path.contains(['%', '?', '#']) {
-        return Ok(path.into());
-    }
-    Err(Error::usage(format!(
-        "file://{rest} names no folder of this machine; write file:///PATH without escapes such as %20, or the plain path"
-    )))
 }
 
 /// The folder for the catalogs of histories in object stores, unless --cache names another one.

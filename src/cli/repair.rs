@@ -6,20 +6,26 @@ use clap::Args;
 use serde::Serialize;
 
 use super::verify::acknowledged;
-use super::{Surroundings, ui};
+use super::{Surroundings, dispersal, ui};
 use crate::ambient;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history::History;
 use crate::history::repair::{self, RepairOutcome};
 use crate::history::segments::Segments;
 use crate::history::verify;
+use crate::store::Survey;
 
 /// Replace damaged and missing objects of the history from a copy
 #[derive(Args, Clone)]
 pub struct Repair {
-    /// The copy that `backwhen copy` made: a folder, or s3://BUCKET/PREFIX, gs:// or az://
+    /// The copy that `backwhen copy` made: a folder, or s3://BUCKET/PREFIX, gs://, az:// or disperse:. Without a copy, a history
+    /// that is dispersed over several stores (--history disperse:…) is made whole from the stores themselves
     #[arg(long, value_name = "PATH|URL")]
-    from: String,
+    from: Option<String>,
+    /// Without a copy: this store of the dispersed history is new and empty, in the place of a lost one, and is filled; may be
+    /// given several times
+    #[arg(long, value_name = "URL", conflicts_with = "from")]
+    refill: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -32,7 +38,8 @@ struct RepairReport {
 
 impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
-        let (root, from) = (at.history_folder("repair")?, at.place(&self.from)?);
+        let Some(from) = self.from else { return heal_dispersed(at, self.refill).await };
+        let (root, from) = (at.history_folder("repair")?, at.place(&from)?);
         let (progress, key) = (at.ui.progress(), at.key()?);
         let work = ambient::blocking("repairing", move || {
             let from = from.history(key.as_ref())?;
@@ -54,6 +61,37 @@ impl Repair {
         at.ui.result(&shown, || describe(&shown))?;
         Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(Kind::Damaged.exit_code()) })
     }
+}
+
+#[derive(Serialize)]
+struct HealReport {
+    ok: bool,
+    #[serde(flatten)]
+    healed: Survey,
+}
+
+/// Makes what each store of a dispersed history lacks again from the others.
+async fn heal_dispersed(at: &Surroundings, refill: Vec<String>) -> Result<ExitCode> {
+    let (place, progress) = (at.history_place()?, at.ui.progress());
+    let work = ambient::blocking("repairing", move || {
+        // Shards are made again from each other, without the key of an encrypted history.
+        let store = place.outer_store()?;
+        match store.dispersal() {
+            Some(dispersed) => dispersed.heal(&refill, &*progress),
+            None => Err(Error::usage(format!(
+                "repair needs a sound copy of {place}; name it with --from, a folder or a URL"
+            ))),
+        }
+    });
+    let healed = work.await?;
+    let ok = healed.is_whole();
+    let shown = HealReport { ok, healed };
+    at.ui.result(&shown, || dispersal::describe(&shown.healed, true).trim_end().to_owned())?;
+    Ok(match (ok, shown.healed.faults.is_empty()) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, true) => ExitCode::from(Kind::Unavailable.exit_code()),
+        (false, false) => ExitCode::from(Kind::Damaged.exit_code()),
+    })
 }
 
 fn describe(shown: &RepairReport) -> String {

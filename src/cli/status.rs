@@ -26,6 +26,7 @@ use crate::history::resolution::ResolvedPart;
 use crate::history::timeline::{Gap, Window};
 use crate::model::{Edge, Grade, Inexact, LeftOut, Lsn, PgTime};
 use crate::past::Reading;
+use crate::store::{Dispersed, Survey};
 pub(super) use asked::Expected;
 use asked::{Asked, ask, lag};
 use copies::{CopyShown, KnownCapture};
@@ -98,6 +99,8 @@ pub(super) struct StatusReport {
     #[serde(skip)]
     root: std::path::PathBuf,
     key: Option<KeyShown>,
+    /// What each store has of a history that is dispersed over several, by their lists.
+    dispersal: Option<Survey>,
     source: String,
     #[serde(skip)]
     reachable: bool,
@@ -316,6 +319,7 @@ pub(super) async fn gather(
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
         outlook: Outlook::of(&reading, &expected.outlook, PgTime::from_utc(ambient::now()))?,
+        dispersal: history.store().dispersal().map(Dispersed::glance).transpose()?,
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
         schema_digested: newest.as_ref().map(|it| reading.schema_digested(it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::restore::{self, RestoreReport};
-use super::{Surroundings, default_jobs, left_out, not_exact, ui};
+use super::{Surroundings, default_jobs, dispersal, left_out, not_exact, ui};
 use crate::ambient;
 use crate::capture::live;
 use crate::error::{Error, Kind, Result, without_verify};
@@ -21,7 +21,7 @@ use crate::model::{Edge, PgTime};
 use crate::past::Reading;
 use crate::progress::Progress;
 use crate::prove::{self, Proof};
-use crate::store::layout;
+use crate::store::{Survey, layout};
 
 /// Read every object of the history and check every checksum; the result is kept as evidence
 #[derive(Args, Clone)]
@@ -62,6 +62,8 @@ struct VerifyReport {
     root: std::path::PathBuf,
     /// The name of the object that keeps this evidence.
     evidence: Option<String>,
+    /// What each store has of a history that is dispersed over several.
+    dispersal: Option<Survey>,
 }
 
 impl Verify {
@@ -73,7 +75,7 @@ impl Verify {
         let (prove, history_) = (self.prove, history.clone());
         let work = ambient::blocking("verifying", move || read_and_prove(&history_, prove, &*progress));
         let without = |error: Error| Error::new(error.kind(), without_verify(&error.to_string()));
-        let Verification { verified, proofs, window } = work.await.map_err(without)?;
+        let Verification { verified, proofs, window, dispersal } = work.await.map_err(without)?;
         evidence.from = window.as_ref().map(|window| window.earliest);
         evidence.up_to = window.map(|window| window.latest);
         note(&mut evidence, &verified, &proofs);
@@ -94,8 +96,17 @@ impl Verify {
         };
         let evidence = keep(&history, &evidence);
         let (open_to_others, root) = (history.is_open_to_others(), history.root().to_owned());
-        let shown =
-            VerifyReport { ok, verified, proofs, restored, not_restored, open_to_others, root, evidence };
+        let shown = VerifyReport {
+            ok,
+            verified,
+            proofs,
+            restored,
+            not_restored,
+            open_to_others,
+            root,
+            evidence,
+            dispersal,
+        };
         let inexact = shown.restored.iter().flat_map(|restored| &restored.inexact);
         not_exact::say(at, &inexact.map(|it| not_exact::line(true, it)).collect::<Vec<_>>(), None);
         at.ui.result(&shown, || describe(&shown))?;
@@ -113,20 +124,22 @@ struct Verification {
     proofs: Vec<Proof>,
     /// The path of that object.
     window: Option<Window>,
+    dispersal: Option<Survey>,
 }
 
 fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Verification> {
     let segments = Arc::new(Segments::new(history.journal()));
     let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
+    let dispersal = history.store().dispersal().map(|dispersed| dispersed.survey(progress)).transpose()?;
     let reading = Reading::open_with(history, &segments);
     if !prove || !verified.faults.is_empty() {
         // The fault that prevents a damaged history from being opened is among the listed faults.
         let window = reading.ok().and_then(|reading| reading.timeline().window());
-        return Ok(Verification { verified, proofs: Vec::new(), window });
+        return Ok(Verification { verified, proofs: Vec::new(), window, dispersal });
     }
     let reading = reading?;
     let proofs = prove::prove_all(&reading, progress)?;
-    Ok(Verification { verified, proofs, window: reading.timeline().window() })
+    Ok(Verification { verified, proofs, window: reading.timeline().window(), dispersal })
 }
 
 /// Adds the objects that were read and the checkpoints that were proved to the evidence.
@@ -214,6 +227,9 @@ fn describe(shown: &VerifyReport) -> String {
     }
     if let Some(why) = &shown.not_restored {
         text.push_str(&format!("DIFFERS   {}\n", ui::printable(why)));
+    }
+    if let Some(survey) = &shown.dispersal {
+        text.push_str(&dispersal::describe(survey, false));
     }
     if shown.open_to_others {
         text.push_str(&format!("access    {}\n", ui::open_to_others(&shown.root)));

@@ -39,6 +39,9 @@ pub fn check(store: &dyn Store, name: &ObjectName, authorship: &Authorship) -> R
         ObjectKind::Evidence => read::<Evidence>(store, name, authorship).map(drop),
         ObjectKind::Expiry => read::<Expiry>(store, name, authorship).map(drop),
         ObjectKind::Identity => read::<Identity>(store, name, authorship)?.id_bytes().map(drop),
+        ObjectKind::Shard | ObjectKind::Dispersal => {
+            Err(Error::internal(format!("{name} is part of a dispersed store, and no object of a history")))
+        }
         ObjectKind::InitIntent | ObjectKind::CopyIntent => {
             read::<serde_json::Value>(store, name, &Authorship::Unkeyed).map(drop)
         }

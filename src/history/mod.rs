@@ -51,7 +51,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{self, Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, layout};
+use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, StoreAddress, layout};
 use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
@@ -139,7 +139,7 @@ impl Identity {
         let file = store.locate(&name);
         let identity: Identity = match read_json(store, &name)? {
             Some(identity) => identity,
-            None if store::is_address(place) => {
+            None if StoreAddress::is_one(place) => {
                 return Err(Error::refused(format!(
                     "{place} holds no history; copy one there, or heal the copy, with: backwhen copy --to {place}"
                 )));

@@ -8,15 +8,16 @@ use super::key::Key;
 use super::{History, Identity};
 use crate::error::{Error, Result};
 use crate::store::sealed::{self, Secrecy};
-use crate::store::{Address, BlockCache, Folder, ObjectKind, ObjectName, Store, layout};
+use crate::store::{BlockCache, Folder, ObjectKind, ObjectName, Store, StoreAddress, layout};
 
 /// The place of a history, as a person names it.
 #[derive(Clone, Debug)]
 pub enum HistoryPlace {
     Folder(PathBuf),
-    /// Objects under a prefix of a bucket. What is no object lies in the local folder `cache`, which may be deleted.
+    /// Objects under a prefix of a bucket, or dispersed over several stores. What is no object lies in the local folder `cache`,
+    /// which may be deleted.
     Remote {
-        address: Address,
+        address: StoreAddress,
         cache: PathBuf,
         /// Keeps what is read of the objects, for a command that need not see them as they lie in the store.
         blocks: Option<Arc<BlockCache>>,
@@ -86,7 +87,7 @@ impl HistoryPlace {
             }
             HistoryPlace::Remote { address, cache, blocks, .. } => {
                 layout::make_cache(cache)?;
-                Ok(Arc::new(address.store(&layout::scratch(cache), blocks.clone())?))
+                address.store(&layout::scratch(cache), blocks.as_ref())
             }
         }
     }
@@ -106,6 +107,14 @@ impl HistoryPlace {
         match self {
             HistoryPlace::Folder(root) => root,
             HistoryPlace::Remote { cache, .. } | HistoryPlace::SealedFolder { cache, .. } => cache,
+        }
+    }
+
+    /// The folders on this machine in which objects of a dispersed history lie.
+    pub fn folders(&self) -> Vec<&Path> {
+        match self {
+            HistoryPlace::Remote { address, .. } => address.folders(),
+            _ => Vec::new(),
         }
     }
 

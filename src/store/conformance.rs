@@ -26,6 +26,9 @@ fn on_each_open_store(test: impl Fn(&dyn Store)) {
     for remote in super::remote::for_tests(folder.path()) {
         test(&remote);
     }
+    for dispersed in super::disperse::for_tests(folder.path()) {
+        test(&dispersed);
+    }
 }
 
 /// Waits until a later put is told from an earlier one by its age; object stores date their objects by seconds.

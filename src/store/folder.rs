@@ -52,7 +52,8 @@ impl Folder {
 
 /// Whether histories exist that were begun before this kind had a folder.
 fn may_lack_folder(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Pin | ObjectKind::Evidence | ObjectKind::Expiry | ObjectKind::StoreKey)
+    use ObjectKind::{Evidence, Expiry, Pin, Shard, StoreKey};
+    matches!(kind, Pin | Evidence | Expiry | StoreKey | Shard)
 }
 
 impl Store for Folder {

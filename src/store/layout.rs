@@ -49,6 +49,7 @@ pub(super) fn lock(root: &Path, role: Role) -> PathBuf {
         Role::Capture => "locks/capture.lock",
         Role::Checkpoint => "locks/checkpoint.lock",
         Role::Objects => "locks/objects.lock",
+        Role::Repair => "locks/repair.lock",
     })
 }
 

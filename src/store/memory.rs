@@ -32,6 +32,16 @@ struct MemoryContent {
     aside: Vec<Arc<[u8]>>,
     calls: u64,
     fault: Option<(u64, StoreFault)>,
+    /// Whether every call fails.
+    is_away: bool,
+    /// Whether no call ends.
+    hangs: bool,
+    /// Whether every call panics.
+    panics: bool,
+    /// Whether no object can be put.
+    is_full: bool,
+    /// The number of times that all leases were lost.
+    losses: u64,
     /// How many share a role; `None` if somebody has the role alone.
     leases: BTreeMap<Role, Option<u32>>,
 }
@@ -54,6 +64,61 @@ impl MemoryStore {
         self.content().torn.iter().map(Vec::len).sum()
     }
 
+    /// From now on every call fails, or none.
+    pub fn set_away(&self, is_away: bool) {
+        self.content().is_away = is_away;
+    }
+
+    /// From now on no call ends, until this is called with false.
+    pub fn hang(&self, hangs: bool) {
+        self.content().hangs = hangs;
+    }
+
+    pub fn panic(&self, panics: bool) {
+        self.content().panics = panics;
+    }
+
+    /// From now on no object can be put.
+    pub fn fill_up(&self, is_full: bool) {
+        self.content().is_full = is_full;
+    }
+
+    /// All leases are lost, and those who have them are told when they look.
+    pub fn lose_leases(&self) {
+        let mut content = self.content();
+        content.leases.clear();
+        content.losses += 1;
+    }
+
+    /// The number of objects that were set aside.
+    pub fn aside(&self) -> usize {
+        self.content().aside.len()
+    }
+
+    /// Becomes what another store is, as one that is restored from a backup.
+    pub fn take_from(&self, other: &MemoryStore) {
+        let (objects, put) = {
+            let other = other.content();
+            (other.objects.clone(), other.put.clone())
+        };
+        let mut content = self.content();
+        (content.objects, content.put) = (objects, put);
+    }
+
+    /// Whether another store has the same objects.
+    pub fn has_same(&self, other: &MemoryStore) -> bool {
+        let objects = other.content().objects.clone();
+        self.content().objects == objects
+    }
+
+    /// Changes the bytes of an object, as decay does.
+    pub fn damage(&self, name: &ObjectName, change: impl Fn(&mut Vec<u8>)) {
+        let mut content = self.content();
+        let mut bytes = content.objects[name].to_vec();
+        change(&mut bytes);
+        content.objects.insert(name.clone(), bytes.into());
+    }
+
     fn content(&self) -> MutexGuard<'_, MemoryContent> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +129,17 @@ impl MemoryStore {
         name: Option<&ObjectName>,
     ) -> Result<(MutexGuard<'_, MemoryContent>, Option<StoreFault>)> {
         name.map_or(Ok(()), ObjectName::check)?;
+        while self.content().hangs {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut content = self.content();
+        if content.panics {
+            drop(content);
+            panic!("a test wants this store to panic");
+        }
+        if content.is_away {
+            return Err(failed());
+        }
         let number = content.calls;
         content.calls += 1;
         match content.fault {
@@ -121,6 +196,9 @@ impl Store for MemoryStore {
 
     fn put_new(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         let (mut content, fault) = self.begin(Some(name))?;
+        if content.is_full {
+            return Err(failed());
+        }
         if content.objects.contains_key(name) {
             return Err(Error::internal(format!("{name} exists already; objects are written once")));
         }
@@ -134,7 +212,9 @@ impl Store for MemoryStore {
     }
 
     fn draft(&self, kind: ObjectKind) -> Result<NewFile> {
-        drop(self.begin(None)?);
+        if self.begin(None)?.0.is_full {
+            return Err(failed());
+        }
         NewFile::create(&ambient::temporary_place().join(kind.place().1))
     }
 
@@ -172,7 +252,9 @@ impl Store for MemoryStore {
             return Err(Error::locked(format!("{command} is already running on this history")));
         }
         content.leases.insert(role, None);
-        Ok(Lease::new(MemoryLease { role, memory: self.clone() }))
+        let (losses, memory) = (content.losses, self.clone());
+        let lease = MemoryLease { role, memory: self.clone(), losses };
+        Ok(Lease::that_may_be_lost(lease, move || memory.content().losses == losses))
     }
 
     fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {
@@ -189,7 +271,8 @@ impl Store for MemoryStore {
                 return self.share(role, patience.saturating_sub(wait));
             }
         }
-        Ok(Some(Lease::new(MemoryLease { role, memory: self.clone() })))
+        let losses = content.losses;
+        Ok(Some(Lease::new(MemoryLease { role, memory: self.clone(), losses })))
     }
 
     fn is_leased(&self, role: Role) -> bool {
@@ -209,11 +292,15 @@ impl Store for MemoryStore {
 struct MemoryLease {
     role: Role,
     memory: MemoryStore,
+    losses: u64,
 }
 
 impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut content = self.memory.content();
+        if content.losses > self.losses {
+            return;
+        }
         match content.leases.get_mut(&self.role) {
             Some(Some(sharers)) if *sharers > 1 => *sharers -= 1,
             _ => drop(content.leases.remove(&self.role)),

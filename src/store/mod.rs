@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod disperse;
 mod drafts;
 pub mod files;
 mod folder;
@@ -28,12 +29,13 @@ use tempfile::TempDir;
 
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
+pub use disperse::{Dispersed, StoreAddress, StoreState, Survey, split_addresses};
 pub use files::NewFile;
 pub use folder::Folder;
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
-pub use remote::{Address, BlockCache, Remote, is_address};
+pub use remote::BlockCache;
 pub use spool::{FetchedSegments, Growing, Spool};
 
 /// An object is copied in pieces of this many bytes.
@@ -177,6 +179,27 @@ pub trait Store: Debug + Send + Sync {
 
     /// Says where an object lies, for messages.
     fn locate(&self, name: &ObjectName) -> String;
+
+    /// Whether there is such an object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn holds(&self, name: &ObjectName) -> Result<bool> {
+        Ok(self.size(name)?.is_some())
+    }
+
+    /// Whether an object may have `len` bytes, as far as that is known without a request; false if there is no such object.
+    ///
+    /// # Errors
+    /// `Unavailable` if the place does not answer.
+    fn may_have_size(&self, name: &ObjectName, len: u64) -> Result<bool> {
+        Ok(self.size(name)? == Some(len))
+    }
+
+    /// The stores that the objects are dispersed over, if there are several.
+    fn dispersal(&self) -> Option<&Dispersed> {
+        None
+    }
 }
 
 impl dyn Store + '_ {
@@ -188,14 +211,6 @@ impl dyn Store + '_ {
         let mut names = self.list(kind)?;
         names.sort();
         Ok(names)
-    }
-
-    /// Whether there is such an object.
-    ///
-    /// # Errors
-    /// `Unavailable` if the place does not answer.
-    pub fn holds(&self, name: &ObjectName) -> Result<bool> {
-        Ok(self.size(name)?.is_some())
     }
 
     /// Stores a new object with the bytes of one that is open in any store, as [`Store::put_new`] does. Returns how many
@@ -311,6 +326,8 @@ pub enum Role {
     Checkpoint,
     /// Use objects (shared), or remove objects (alone).
     Objects,
+    /// Set damaged shards aside in one of the stores of a dispersed history.
+    Repair,
 }
 
 /// A note that a process that has a role has put into the store about itself.
@@ -324,15 +341,35 @@ pub struct HolderNote {
 }
 
 /// A role that is taken until the value is dropped or the process ends.
-#[derive(Debug)]
 pub struct Lease {
     _hold: Box<dyn Any + Send + Sync>,
+    /// Tells whether the role is known to be held, for a lease that can be lost.
+    check: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+}
+
+impl Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lease")
+    }
 }
 
 impl Lease {
     /// Makes a lease that is in force as long as `hold` lives.
     pub(in crate::store) fn new(hold: impl Any + Send + Sync) -> Lease {
-        Lease { _hold: Box::new(hold) }
+        Lease { _hold: Box::new(hold), check: None }
+    }
+
+    /// Makes a lease that may be lost; `check` tells whether it is known to be in force.
+    pub(in crate::store) fn that_may_be_lost(
+        hold: impl Any + Send + Sync,
+        check: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Lease {
+        Lease { _hold: Box::new(hold), check: Some(Box::new(check)) }
+    }
+
+    /// Whether the lease is known to be in force without a break since it was given.
+    pub(in crate::store) fn is_sound(&self) -> bool {
+        self.check.as_ref().is_none_or(|check| check())
     }
 }
 

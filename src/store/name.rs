@@ -35,10 +35,14 @@ pub enum ObjectKind {
     Identity,
     /// The key of an encrypted store, wrapped for one recipient. It belongs to the store and not to the history.
     StoreKey,
+    /// A part of an object, or a copy of one, in one of the stores of a dispersed history.
+    Shard,
+    /// Which of the stores of a dispersed history this is.
+    Dispersal,
 }
 
 impl ObjectKind {
-    /// Every kind of object of a history.
+    /// Every kind of object of a history. Wrapped keys belong to an encrypted store, shards and marks to a dispersed one.
     pub const ALL: [ObjectKind; 13] = [
         ObjectKind::Pack,
         ObjectKind::Archive,
@@ -69,8 +73,12 @@ impl ObjectKind {
             ObjectKind::Pin => ("pins", "json"),
             ObjectKind::Evidence => ("evidence", "json"),
             ObjectKind::Expiry => ("expired", "json"),
-            ObjectKind::InitIntent | ObjectKind::CopyIntent | ObjectKind::Identity => ("", "json"),
+            ObjectKind::InitIntent
+            | ObjectKind::CopyIntent
+            | ObjectKind::Identity
+            | ObjectKind::Dispersal => ("", "json"),
             ObjectKind::StoreKey => ("keys", "age"),
+            ObjectKind::Shard => ("shards", "shard"),
         }
     }
 
@@ -80,6 +88,7 @@ impl ObjectKind {
             ObjectKind::InitIntent => Some("init"),
             ObjectKind::CopyIntent => Some("copy"),
             ObjectKind::Identity => Some("history"),
+            ObjectKind::Dispersal => Some("dispersal"),
             _ => None,
         }
     }

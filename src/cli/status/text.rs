@@ -5,7 +5,7 @@ use chrono::Local;
 use super::StatusReport;
 use crate::capture::live::Durability;
 use crate::capture::state::State;
-use crate::cli::ui;
+use crate::cli::{dispersal, ui};
 use crate::history::resolution;
 use crate::model::PgTime;
 use crate::model::inexact::insert_only_note;
@@ -148,6 +148,9 @@ pub(super) fn describe(shown: &StatusReport) -> String {
         let decides = number == 0 && shown.durable == Durability::Store;
         let note = if decides { "; the source retains WAL until this copy has it" } else { "" };
         text.push_str(&format!("copy         {}{note}\n", ui::printable(&copy.describe())));
+    }
+    if let Some(survey) = &shown.dispersal {
+        text.push_str(&dispersal::describe(survey, false));
     }
     text.push_str(&format!(
         "holds        {} tables, {} checkpoints ({}), {} segments ({}), {} marks\n",

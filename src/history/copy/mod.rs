@@ -127,7 +127,8 @@ fn begin(
     store: &Arc<dyn Store>,
     take: &dyn Fn(&dyn Store) -> Result<Lease>,
 ) -> Result<Lease> {
-    if layout::is_same(place.local(), history.root()) {
+    let mut folders = place.folders().into_iter().chain([place.local()]);
+    if folders.any(|folder| layout::is_same(folder, history.root())) {
         return Err(Error::usage(format!("{place} is the history itself; name another place")));
     }
     let id = &history.identity().id;

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::bucket::Bucket;
 use crate::ambient::{self, Steady};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{HolderNote, Role};
+use crate::store::{HolderNote, Lease, Role};
 
 /// The most holders of one role. If another one joins, the one that came first is struck off: it belongs to a process that
 /// was killed.
@@ -106,6 +106,7 @@ pub(super) struct RemoteLease {
     object: LeaseObject,
     id: u64,
     standing: Arc<Standing>,
+    terms: LeaseTerms,
     /// The thread of the heartbeats ends with this.
     _beating: Sender<()>,
 }
@@ -113,6 +114,13 @@ pub(super) struct RemoteLease {
 impl Standing {
     fn known(&self) -> MutexGuard<'_, Option<Steady>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the role is known to be still held, or was given back.
+    fn is_sound(&self, terms: LeaseTerms) -> bool {
+        self.known().is_none_or(|known| {
+            !self.is_lost.load(Ordering::Relaxed) && known.elapsed() <= terms.dead_after / 2
+        })
     }
 
     fn confirm(&self, at: Steady) {
@@ -142,11 +150,7 @@ impl Leases {
     pub(super) fn check(&self) -> Result<()> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|standing| standing.strong_count() > 0);
-        let stale = held.iter().filter_map(Weak::upgrade).find(|standing| {
-            standing.known().is_some_and(|known| {
-                standing.is_lost.load(Ordering::Relaxed) || known.elapsed() > self.terms.dead_after / 2
-            })
-        });
+        let stale = held.iter().filter_map(Weak::upgrade).find(|standing| !standing.is_sound(self.terms));
         stale.map_or(Ok(()), |standing| {
             let place = self.bucket.locate(key(standing.role));
             Err(Error::locked(if standing.is_lost.load(Ordering::Relaxed) {
@@ -245,7 +249,7 @@ impl Leases {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&standing));
         let period = if owner.is_some() { self.terms.beat * LONG_BEAT } else { self.terms.beat };
         let beating = object.clone().beat(id, period, Arc::clone(&standing));
-        Ok(RemoteLease { object, id, standing, _beating: beating })
+        Ok(RemoteLease { object, id, standing, terms: self.terms, _beating: beating })
     }
 
     pub(super) fn is_leased(&self, role: Role) -> bool {
@@ -258,6 +262,7 @@ fn key(role: Role) -> &'static str {
         Role::Capture => "leases/capture.json",
         Role::Checkpoint => "leases/checkpoint.json",
         Role::Objects => "leases/objects.json",
+        Role::Repair => "leases/repair.json",
     }
 }
 
@@ -388,6 +393,13 @@ impl LeaseObject {
             ours.note.clone_from(&note);
             Ok(())
         })
+    }
+}
+
+impl From<RemoteLease> for Lease {
+    fn from(lease: RemoteLease) -> Lease {
+        let (standing, terms) = (Arc::clone(&lease.standing), lease.terms);
+        Lease::that_may_be_lost(lease, move || standing.is_sound(terms))
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::PutPayload;
 
-pub use self::address::{Address, is_address};
+pub(super) use self::address::{Address, is_address};
 pub use self::blocks::BlockCache;
 use self::blocks::CachedObject;
 use self::bucket::{Bucket, Stored};
@@ -86,7 +86,7 @@ impl Remote {
     /// Lists the folder of a kind, with the other kinds that share it.
     fn load(&self, kind: ObjectKind) -> Result<()> {
         let folder = kind.place().0;
-        let kinds = ObjectKind::ALL.into_iter().chain([ObjectKind::StoreKey]);
+        let kinds = ObjectKind::ALL.into_iter().chain([ObjectKind::StoreKey, ObjectKind::Shard]);
         let kinds = kinds.filter(|it| it.place().0 == folder);
         let mut found: BTreeMap<_, BTreeMap<_, _>> = kinds.map(|kind| (kind, BTreeMap::new())).collect();
         for (file, stored) in self.bucket.list(&format!("{folder}/"))? {
@@ -320,11 +320,11 @@ impl Store for Remote {
     }
 
     fn lease(&self, role: Role, command: &str) -> Result<Lease> {
-        self.leases.alone(role, command, None).map(Lease::new)
+        self.leases.alone(role, command, None).map(Lease::from)
     }
 
     fn lease_as(&self, role: Role, command: &str, owner: &str) -> Result<Lease> {
-        self.leases.alone(role, command, Some(owner)).map(Lease::new)
+        self.leases.alone(role, command, Some(owner)).map(Lease::from)
     }
 
     fn note(&self, role: Role, note: &str) {
@@ -343,7 +343,7 @@ impl Store for Remote {
         match self.leases.shared(role, patience) {
             // Who may only read does without a lease, as on a disk that is only read.
             Err(error) if error.kind() == Kind::Refused => Ok(None),
-            shared => shared.map(|lease| Some(Lease::new(lease))),
+            shared => shared.map(|lease| Some(Lease::from(lease))),
         }
     }
 

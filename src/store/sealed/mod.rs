@@ -25,7 +25,7 @@ use self::names::NameCipher;
 pub use self::secrecy::{NewCopy, Secrecy, check_is_own, needs_identity, wants_identity};
 use super::drafts::Drafts;
 use super::folder::OpenFile;
-use super::{HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
+use super::{Dispersed, HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::error::{Context, Error, Kind, Result};
 
 /// A store of encrypted objects in another store.
@@ -76,6 +76,7 @@ fn note_of(role: Role) -> &'static str {
         Role::Capture => "note of capture",
         Role::Checkpoint => "note of checkpoint",
         Role::Objects => "note of objects",
+        Role::Repair => "note of repair",
     }
 }
 
@@ -213,6 +214,10 @@ impl Store for Sealed {
 
     fn lend(&self, name: &ObjectName) -> Result<Option<LentFile>> {
         self.read(name)?.map(|bytes| LentFile::copied(name, &bytes)).transpose()
+    }
+
+    fn dispersal(&self) -> Option<&Dispersed> {
+        self.inner.dispersal()
     }
 
     fn locate(&self, name: &ObjectName) -> String {

@@ -94,6 +94,7 @@ fn every_option_of_a_command_has_an_environment_variable_or_none_by_intent() {
         "--reason",
         "--from-source",
         "--from",
+        "--refill",
         "--against-source",
         "--restore",
         "--create-roles",

@@ -92,6 +92,9 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     let copy = backwhen.folder().join("copy").to_str().unwrap().to_owned();
     assert_eq!(note("copy", &["copy", "--to", &copy]).len(), 1);
     assert_eq!(note("repair", &["repair", "--from", &copy]).len(), 1);
+    let dispersed = format!("disperse:k=1,m=1,file://{copy}-1,file://{copy}-2");
+    backwhen.ok(&["copy", "--to", &dispersed]);
+    assert_eq!(note("repair of a dispersed history", &["repair", "--history", &dispersed]).len(), 1);
     let (sealed, identity) = (format!("{copy}-sealed"), format!("{copy}-identity"));
     backwhen.ok(&["copy", "--to", &sealed, "--encrypt", "--identity-file", &identity]);
     assert_eq!(note("key", &["key", "list", "--history", &sealed, "--identity-file", &identity]).len(), 1);

@@ -2,6 +2,7 @@
 
 mod cached;
 mod damage;
+mod dispersed;
 mod encrypted;
 mod faults;
 mod lag;
@@ -18,7 +19,8 @@ use crate::support::shop::{CHANGES, assert_says, shop};
 use crate::support::{Backwhen, Server};
 
 /// Where a copy to an object store can die.
-pub const STORE: &[&str] = &["store.put", "store.put-done"];
+pub const STORE: &[&str] =
+    &["store.put", "store.put-done", "disperse.put", "disperse.put-done", "disperse.repair"];
 
 const CHANGES_AGAIN: &str = "
     INSERT INTO visits (page) SELECT md5(n::text) FROM generate_series(1, 300) n;
