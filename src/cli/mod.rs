@@ -360,7 +360,8 @@ impl Surroundings {
 
     /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
     fn history_to_write(&self, command: &str) -> Result<History> {
-        let history = History::open(&self.history_folder(command)?, self.key()?.as_ref())?;
+        let local = self.history_folder(command)?.local_folder_to_write()?;
+        let history = History::open(&local, self.key()?.as_ref())?;
         history.authorship().check_may_write(history.root())?;
         Ok(history)
     }

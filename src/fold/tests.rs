@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::follow::{Row, RowChange};
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{
-    self, BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, lines,
+    BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages, lines,
 };
 use crate::model::{Column, Grade, RowIdentity, Storage, Table};
 
@@ -89,7 +89,7 @@ impl Fixture {
             let count = if shape == KeyShape::WholeRow && id % 5 == 0 { 3 } else { 1 };
             expected.insert(key(&shape, &line), (line, count));
         }
-        let store = image::scratch_store(folder.path());
+        let store: Arc<dyn crate::store::Store> = Arc::new(crate::store::Folder::new(folder.path()));
         let packs = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()));
         let mut builder = ImageBuilder::new(&packs);
         for (key, (line, count)) in &expected {
@@ -330,7 +330,7 @@ fn only_the_columns_that_are_wanted_come() {
 fn an_intermediate_image_has_the_same_rows() {
     let mut fixture = Fixture::new(RowIdentity::Key(vec![0]));
     fixture.change(&mut StdRng::seed_from_u64(3), 60);
-    let scratch = Arc::new(tempfile::tempdir().unwrap());
+    let scratch = Arc::new(ScratchImages::new(&std::env::temp_dir()).unwrap());
     let mut folded = fixture.folded();
     folded.settle(&scratch, &fixture.directory).unwrap();
     assert_eq!((folded.delta_bytes(), folded.untouched()), (0, None));

@@ -11,12 +11,14 @@ mod drafts;
 pub mod files;
 mod folder;
 pub mod layout;
+mod local;
 #[cfg(test)]
 mod memory;
 mod name;
 mod remote;
 pub mod sealed;
 mod spool;
+mod veil;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -30,11 +32,13 @@ use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 pub use files::NewFile;
 pub use folder::Folder;
+pub use local::{LocalFolder, VolatileFile};
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
 pub use remote::{Address, BlockCache, Remote, is_address};
 pub use spool::{FetchedSegments, Growing, Spool};
+pub use veil::{VeilWriter, VeiledFile};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
@@ -290,7 +294,7 @@ impl<T: AsRef<[u8]> + Debug + Send + Sync> Object for T {
 }
 
 /// Copies the first `len` bytes of an object without holding all of them in memory.
-fn write_pieces(file: &mut NewFile, object: &dyn Object, len: u64) -> io::Result<()> {
+fn write_pieces(file: &mut dyn Write, object: &dyn Object, len: u64) -> io::Result<()> {
     let mut piece = vec![0; PIECE.min(len) as usize];
     let mut offset = 0;
     while offset < len {

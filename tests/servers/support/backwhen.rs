@@ -36,7 +36,17 @@ pub struct Output {
 impl Backwhen {
     pub fn new(server: &Server, database: &str) -> Backwhen {
         let folder = scratch_folder("backwhen-test-");
-        Backwhen { folder, server: server.clone(), database: database.to_owned(), environment: Vec::new() }
+        let (server, database) = (server.clone(), database.to_owned());
+        let backwhen = Backwhen { folder, server, database, environment: Vec::new() };
+        // Any subject runs on encrypted histories, if a person asks for it.
+        if std::env::var_os("TEST_ENCRYPTED").is_some() { backwhen.encrypted() } else { backwhen }
+    }
+
+    /// The same with an encrypted history, and an identity that every command has.
+    pub fn encrypted(self) -> Backwhen {
+        let identity = self.folder.path().join("identity");
+        let identity = identity.to_str().expect("a plain path").to_owned();
+        self.with_env("BACKWHEN_IDENTITY_FILE", &identity).with_env("BACKWHEN_ENCRYPT", "true")
     }
 
     /// An environment variable for every command from now on.
