@@ -100,13 +100,27 @@ impl Surroundings {
         self.folder_of(command, self.history_place()?)
     }
 
+    /// The folder of the history that a capture is to write, which may be an encrypted copy until now.
+    pub(super) fn growing_folder(&self, command: &str) -> Result<HistoryPlace> {
+        match self.history_place()? {
+            HistoryPlace::SealedFolder { root, secrecy, .. } => {
+                Ok(HistoryPlace::Folder { root, secrecy: Some(secrecy) })
+            }
+            place => self.folder_of(command, place),
+        }
+    }
+
     fn folder_of(&self, command: &str, place: HistoryPlace) -> Result<HistoryPlace> {
         match place {
             HistoryPlace::Folder { .. } => Ok(place),
             place => Err(Error::usage(format!(
                 "backwhen {command} works on the folder that capture writes, and {place} {}; name the \
                  folder with --history, and bring the copy up to date with: backwhen copy --to {place}",
-                if place.is_remote() { "lies in an object store" } else { "is an encrypted copy" }
+                if place.is_remote() {
+                    "lies in an object store"
+                } else {
+                    "is an encrypted copy, which becomes such a folder once a capture was started in it"
+                }
             ))),
         }
     }

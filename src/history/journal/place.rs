@@ -28,7 +28,7 @@ impl Journal {
         Journal::new(local.store(), local.spool(), authorship.clone())
     }
 
-    #[cfg(test)]
+    /// Makes the journal of a history that lies in a local folder, and is not encrypted.
     pub fn in_folder(root: &std::path::Path, authorship: &Authorship) -> Journal {
         Journal::of_local(&LocalFolder::plain(root), authorship)
     }

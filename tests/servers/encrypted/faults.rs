@@ -11,7 +11,11 @@ use crate::support::{Backwhen, Server};
 fn said(backwhen: &Backwhen, settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = backwhen.command(arguments);
     for (name, value) in settings {
-        if value.is_empty() { command.env_remove(name) } else { command.env(name, value) };
+        if value.is_empty() {
+            command.env_remove(name)
+        } else {
+            command.env(name, value)
+        };
     }
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -45,7 +49,12 @@ fn an_encrypted_history_is_begun_only_with_an_identity_that_lies_elsewhere() {
     // A process that is killed right after it has made the key.
     let killed = [with[0], ("BACKWHEN_TEST_POINT", "init.intent=kill")];
     assert_eq!(said(&backwhen, &killed, &begin).0, None);
-    let keys = || fs::read_dir(backwhen.history().join("keys")).unwrap().map(|it| it.unwrap().path()).collect::<Vec<_>>();
+    let keys = || {
+        fs::read_dir(backwhen.history().join("keys"))
+            .unwrap()
+            .map(|it| it.unwrap().path())
+            .collect::<Vec<_>>()
+    };
     let made = keys();
     assert_eq!(made.len(), 1);
     let plain = said(&backwhen, &with, &["init", "--source", &source]);
@@ -62,15 +71,31 @@ fn an_encrypted_history_is_begun_only_with_an_identity_that_lies_elsewhere() {
 fn a_missing_wrong_or_open_identity_is_told_by_every_kind_of_command() {
     let backwhen = encrypted_shop(&Server::shared(None));
     let other = text(&backwhen.folder().join("other"));
-    let made = said(&backwhen, &[("BACKWHEN_IDENTITY_FILE", &other)], &["copy", "--to", &text(&backwhen.folder().join("c"))]);
+    let made = said(
+        &backwhen,
+        &[("BACKWHEN_IDENTITY_FILE", &other)],
+        &["copy", "--to", &text(&backwhen.folder().join("c"))],
+    );
     assert_fails(made, exit::REFUSED, &["cannot read the identity file"]);
-    let fresh = shop(&Server::shared(None)).with_env("BACKWHEN_IDENTITY_FILE", &other).with_env("BACKWHEN_ENCRYPT", "true");
+    let fresh = shop(&Server::shared(None))
+        .with_env("BACKWHEN_IDENTITY_FILE", &other)
+        .with_env("BACKWHEN_ENCRYPT", "true");
     fresh.init();
-    for command in [&["status", "--offline"][..], &["capture", "--until", "caught-up"], &["verify"], &["list", "marks"]] {
+    for command in
+        [&["status", "--offline"][..], &["capture", "--until", "caught-up"], &["verify"], &["list", "marks"]]
+    {
         let none = said(&backwhen, &[NO_IDENTITY], command);
-        assert_fails(none, exit::REFUSED, &["is encrypted for 1 recipient", "--identity-file", "--identity-command"]);
+        assert_fails(
+            none,
+            exit::REFUSED,
+            &["is encrypted for 1 recipient", "--identity-file", "--identity-command"],
+        );
         let wrong = said(&backwhen, &[("BACKWHEN_IDENTITY_FILE", &other)], command);
-        assert_fails(wrong, exit::REFUSED, &["is encrypted for age1", "is the identity of age1", "name the right one"]);
+        assert_fails(
+            wrong,
+            exit::REFUSED,
+            &["is encrypted for age1", "is the identity of age1", "name the right one"],
+        );
     }
     let identity = backwhen.folder().join("identity");
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o644)).unwrap();
@@ -87,7 +112,11 @@ fn a_missing_wrong_or_open_identity_is_told_by_every_kind_of_command() {
     assert_eq!(status["encryption"]["recipients"].as_array().unwrap().len(), 2);
     assert_eq!(said(&backwhen, &as_other, &["verify"]).0, Some(0));
     let writes = said(&backwhen, &as_other, &["capture", "--until", "caught-up"]);
-    assert_fails(writes, exit::REFUSED, &["nothing is encrypted with it until you say", "backwhen key add age1"]);
+    assert_fails(
+        writes,
+        exit::REFUSED,
+        &["nothing is encrypted with it until you say", "backwhen key add age1"],
+    );
     assert_eq!(said(&backwhen, &as_other, &["key", "add", &recipient]).0, Some(0));
     assert_eq!(said(&backwhen, &as_other, &["capture", "--until", "caught-up"]).0, Some(0));
 }
@@ -112,7 +141,11 @@ fn a_folder_that_is_encrypted_by_half_is_named_as_damage() {
         let planted = history.join(folder).join(object.file_name().unwrap());
         fs::copy(&object, &planted).unwrap();
         let found = said(&backwhen, &[], &["verify"]);
-        assert_fails(found, exit::DAMAGED, &["without its key", object.file_name().unwrap().to_str().unwrap()]);
+        assert_fails(
+            found,
+            exit::DAMAGED,
+            &["without its key", object.file_name().unwrap().to_str().unwrap()],
+        );
         fs::remove_file(planted).unwrap();
     }
     let hidden = fs::read(history.join("history.json")).unwrap();

@@ -28,7 +28,10 @@ fn encrypted_shop(server: &Server) -> Backwhen {
     server.psql(backwhen.database(), CHANGES);
     backwhen.ok(&["capture", "--until", "caught-up"]);
     backwhen.ok(&["checkpoint", "--label", "before-audit"]);
-    server.psql(backwhen.database(), "INSERT INTO visits (page) SELECT md5(n::text) FROM generate_series(1, 300) n");
+    server.psql(
+        backwhen.database(),
+        "INSERT INTO visits (page) SELECT md5(n::text) FROM generate_series(1, 300) n",
+    );
     backwhen.ok(&["capture", "--until", "caught-up"]);
     backwhen
 }

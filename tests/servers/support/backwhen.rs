@@ -8,6 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use backwhen::history::HistoryPlace;
+use backwhen::store::LocalFolder;
+use backwhen::store::sealed::{IdentitySource, NewCopy, Secrecy};
 use tempfile::TempDir;
 
 use super::capture::Capture;
@@ -58,6 +61,17 @@ impl Backwhen {
     pub fn history(&self) -> PathBuf {
         let named = self.environment.iter().rev().find(|(name, _)| name == "BACKWHEN_HISTORY");
         named.map_or_else(|| self.folder.path().join("history"), |(_, path)| path.into())
+    }
+
+    /// The folder of the history, opened with the identity if it is encrypted.
+    pub fn local(&self) -> LocalFolder {
+        let root = self.history();
+        if !root.join("keys").exists() {
+            return LocalFolder::plain(&root);
+        }
+        let identity = IdentitySource::File(self.folder.path().join("identity"));
+        let secrecy = Some(Secrecy::new(Some(identity), NewCopy::default(), Vec::new()));
+        HistoryPlace::Folder { root, secrecy }.local_folder().expect("the identity opens it")
     }
 
     /// A folder of this test, removed with it; for files to recover into.
