@@ -14,7 +14,9 @@ fn all_commands(backwhen: &Backwhen) -> BTreeSet<String> {
     let help = backwhen.ok(&["--help"]);
     let lines =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // What a line has no room for stands further to the right.
     lines
+        .filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')))
         .filter_map(|line| line.split_whitespace().next())
         .map(str::to_owned)
         .filter(|name| name != "help")

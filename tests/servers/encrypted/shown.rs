@@ -93,6 +93,20 @@ fn an_encrypted_history_shows_nothing_and_gives_everything_back() {
     });
     capture.kill();
     assert_nothing_is_readable(&backwhen, &words, "after a kill");
+    // What processes leave that die while they write: torn segments, drafts of objects, a catalog that is replaced.
+    let backwhen = backwhen.with_env("BACKWHEN_TEST_ROLL_AT", "2000");
+    for point in
+        ["journal.append", "journal.synced", "seal.write", "seal.written", "catalog.update", "file.link"]
+    {
+        server.psql(
+            backwhen.database(),
+            "INSERT INTO canary_table SELECT max(canary_column) + n, md5(n::text) || 'CANARY-in-a-row' FROM canary_table, generate_series(1, 100) n GROUP BY n",
+        );
+        backwhen.dies(point, &["capture", "--until", "caught-up"]);
+        assert_nothing_is_readable(&backwhen, &words, point);
+    }
+    backwhen.dies("checkpoint.image", &["checkpoint"]);
+    assert_nothing_is_readable(&backwhen, &words, "after a checkpoint that died");
     let left: Vec<_> = files(&temporary).into_iter().map(|(name, _)| name).collect();
     assert_eq!(left, [""; 0], "temporary files");
     backwhen.ok(&["capture", "--until", "caught-up"]);
