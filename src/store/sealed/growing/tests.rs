@@ -225,3 +225,31 @@ fn arbitrary_bytes_make_no_segment() {
         assert!(content(&bytes).len() <= bytes.len());
     }
 }
+
+fn fixture() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/growing-v1/one.open")
+}
+
+#[test]
+#[ignore = "it writes the fixture, which is done once for a version"]
+fn write_the_fixture() {
+    let one = cipher("one");
+    let (mut file, mut end) = one.begin().unwrap();
+    let long = vec![b'x'; MOST + 100];
+    file.extend(one.seal(&[b"the first ", b"write"], &mut end).unwrap());
+    file.extend(one.seal(&[&long], &mut end).unwrap());
+    let cut = one.cut(&file, end.id(), 15 + 20).unwrap();
+    apply(&mut file, &cut, 2);
+    let mut end = cut.end;
+    file.extend(one.seal(&[b", and the last one"], &mut end).unwrap());
+    file.extend(b"BWFR and then the power failed");
+    std::fs::create_dir_all(fixture().parent().unwrap()).unwrap();
+    std::fs::write(fixture(), file).unwrap();
+}
+
+#[test]
+fn the_fixture_stays_readable_for_ever() {
+    let file = std::fs::read(fixture()).unwrap();
+    let expected = [&b"the first write"[..], &[b'x'; 20], b", and the last one", &[0; 30]].concat();
+    assert_eq!(content(&file), expected);
+}
