@@ -24,7 +24,7 @@ use backwhen::history::{FORMAT, History, Identity as HistoryIdentity, Source};
 use backwhen::model::{Column, Grade, Lsn, PgTime, RowIdentity, Storage, Table};
 use backwhen::progress::Silent;
 use backwhen::signal::key::MessageKey;
-use backwhen::store::Folder;
+use backwhen::store::{Folder, LocalFolder};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
 use tempfile::TempDir;
@@ -133,7 +133,7 @@ impl Fixture {
     fn new() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("history");
-        let _lock = History::prepare(&root, "a benchmark").unwrap();
+        let _lock = History::prepare(&LocalFolder::plain(&root), "a benchmark").unwrap();
         let image = image(&root);
         let journal = Journal::in_folder(&root, &Authorship::Unkeyed);
         let (mut writer, _) = Writer::open(&journal, [7; 16], 1, Lsn(1)).unwrap();
@@ -149,7 +149,7 @@ impl Fixture {
         let finished = writer.roll_now().unwrap().unwrap();
         seal(&journal, finished).unwrap();
         let base = checkpoint(image);
-        let history = History::found(&root, identity(), Authorship::Unkeyed).unwrap();
+        let history = History::found(&LocalFolder::plain(&root), identity(), Authorship::Unkeyed).unwrap();
         let catalog = Arc::new(Catalog::open(&history).unwrap());
         let table = Arc::new(Segments::new(&journal));
         let sealed = journal.list().unwrap().into_iter().filter(|name| name.sealed);

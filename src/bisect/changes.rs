@@ -2,8 +2,7 @@
 //! read.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use super::survey::ReadTables;
@@ -11,6 +10,7 @@ use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, Table};
 use crate::past::Reading;
+use crate::store::{VeilWriter, VeiledFile};
 use crate::travel::Span;
 use crate::travel::whole::{Step, WholeRows};
 
@@ -19,7 +19,7 @@ const PIECE: u64 = 32 << 20;
 
 /// Each row that the transactions removed or added, in order. Positions are those between transactions.
 pub struct RecordedChanges {
-    file: File,
+    file: VeiledFile,
     tables: Vec<Arc<Table>>,
     from: Lsn,
     until: Lsn,
@@ -64,8 +64,8 @@ impl RecordedChanges {
         let past = reading.before(epoch, from)?;
         let span = Span { time: past.base().time, past, until };
         let wanted = |table: &Table| tables.holds(table);
-        let file =
-            ambient::nameless_file(&ambient::temporary_place()).context(Kind::Unavailable, cannot_write)?;
+        let file = ambient::nameless_file(&ambient::temporary_place()).and_then(VeilWriter::new);
+        let file = file.context(Kind::Unavailable, cannot_write)?;
         let mut recorder = Recorder::new(file, PIECE);
         let mut ends = Vec::new();
         let rows = WholeRows::all(&span, &wanted);
@@ -118,9 +118,7 @@ impl RecordedChanges {
 
     fn read(&self, piece: Piece) -> io::Result<Vec<NetChange>> {
         let mut counts: Vec<HashMap<Vec<u8>, i64>> = self.tables.iter().map(|_| HashMap::new()).collect();
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(piece.start))?;
-        let mut input = BufReader::with_capacity(256 << 10, file.take(piece.end - piece.start));
+        let mut input = BufReader::with_capacity(256 << 10, self.file.reader(piece.start, piece.end));
         let mut head = [0; HEAD];
         let mut left = piece.end - piece.start;
         while left > 0 {
@@ -159,7 +157,7 @@ impl NetChange {
 }
 
 struct Recorder {
-    out: BufWriter<File>,
+    out: BufWriter<VeilWriter>,
     numbers: HashMap<u32, u32>,
     tables: Vec<Arc<Table>>,
     written: u64,
@@ -168,7 +166,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(file: File, piece: u64) -> Recorder {
+    fn new(file: VeilWriter, piece: u64) -> Recorder {
         let out = BufWriter::with_capacity(256 << 10, file);
         Recorder { out, numbers: HashMap::new(), tables: Vec::new(), written: 0, cuts: Vec::new(), piece }
     }
@@ -176,7 +174,7 @@ impl Recorder {
     fn finish(self, (from, until): (Lsn, Lsn), ends: Vec<(Lsn, u64)>) -> Result<RecordedChanges> {
         let file = self.out.into_inner().map_err(|error| error.into_error());
         let file = file.context(Kind::Unavailable, cannot_write)?;
-        Ok(RecordedChanges { file, tables: self.tables, from, until, ends, cuts: self.cuts })
+        Ok(RecordedChanges { file: file.veiled(), tables: self.tables, from, until, ends, cuts: self.cuts })
     }
 
     fn put(&mut self, table: &Arc<Table>, is_new: bool, line: &[u8]) -> Result<()> {
@@ -250,7 +248,10 @@ mod tests {
     #[test]
     fn pieces_lead_from_each_position_to_each_other_one() {
         let table = table();
-        let mut recorder = Recorder::new(ambient::nameless_file(&ambient::temporary_place()).unwrap(), 64);
+        let mut recorder = Recorder::new(
+            VeilWriter::new(ambient::nameless_file(&ambient::temporary_place()).unwrap()).unwrap(),
+            64,
+        );
         let (mut states, mut ends) = (vec![Bag::new()], Vec::new());
         for number in 0..30_u64 {
             let mut bag = states.last().unwrap().clone();

@@ -128,8 +128,8 @@ async fn ask(
     }
     let pooled = Triggers::of_slot(&epoch.slot).are_pooled(&session).await?;
     let look = PublicationCheck::at(&session, history.identity(), newest).await?;
-    let path = history.live_path();
-    let last = ambient::blocking("reading the live state", move || Ok(live::read(&path))).await?;
+    let kept = history.live_state();
+    let last = ambient::blocking("reading the live state", move || Ok(live::read(&kept))).await?;
     let last = last.and_then(|live| live.published);
     Ok(Facts {
         slot_exists: slot.exists && slot.in_this_database,

@@ -1,6 +1,5 @@
 //! The live state of capture, in a small file that `status` reads.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +11,7 @@ use crate::ambient;
 use crate::error::{Error, Result};
 use crate::model::{LeftOut, Lsn, PgTime};
 use crate::source::stream::Backend;
-use crate::store::files;
+use crate::store::VolatileFile;
 
 /// The content of `live/capture.json`. It is not part of the history, and may be missing or old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,7 +123,7 @@ const TRANSITIONS: usize = 20;
 /// The live state, shared by capture's tasks.
 #[derive(Clone)]
 pub struct Board {
-    path: Arc<Path>,
+    kept: VolatileFile,
     live: Arc<Mutex<Live>>,
     /// Held while the file is written, so that the last one to write has the newest state.
     file: Arc<Mutex<()>>,
@@ -134,9 +133,9 @@ pub struct Board {
 
 impl Board {
     /// Takes over what an earlier capture left.
-    pub fn new(path: &Path, durable: Lsn, options: LiveOptions) -> Board {
+    pub fn new(kept: VolatileFile, durable: Lsn, options: LiveOptions) -> Board {
         let now = PgTime::from_utc(ambient::now());
-        let before = read(path);
+        let before = read(&kept);
         let state = before.as_ref().map_or(State::Blackout, |before| before.state);
         let live = Live {
             state,
@@ -162,12 +161,7 @@ impl Board {
             copies: Vec::new(),
             transitions: before.map(|before| before.transitions).unwrap_or_default(),
         };
-        Board {
-            path: Arc::from(path),
-            live: Arc::new(Mutex::new(live)),
-            file: Arc::default(),
-            waiting: Arc::default(),
-        }
+        Board { kept, live: Arc::new(Mutex::new(live)), file: Arc::default(), waiting: Arc::default() }
     }
 
     /// Changes what is known; written with the next [`Board::write`].
@@ -237,7 +231,7 @@ impl Board {
         self.update(|live| live.written = now);
         let Some(live) = self.read() else { return };
         if let Ok(bytes) = serde_json::to_vec_pretty(&live) {
-            let _ = files::replace_volatile(&self.path, &bytes);
+            let _ = self.kept.replace_text(&bytes);
         }
     }
 
@@ -247,6 +241,6 @@ impl Board {
 }
 
 /// Reads what the last capture wrote.
-pub fn read(path: &Path) -> Option<Live> {
-    serde_json::from_slice(&files::read_unfollowed(path, LONGEST).ok()?).ok()
+pub fn read(kept: &VolatileFile) -> Option<Live> {
+    serde_json::from_slice(&kept.read_text(LONGEST)?).ok()
 }

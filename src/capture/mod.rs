@@ -284,14 +284,14 @@ impl Capture<'_> {
         if let Some(board) = &self.board {
             return Ok(board.clone());
         }
-        let path = self.history.live_path();
+        let kept = self.history.live_state();
         let options = LiveOptions {
             heartbeat_seconds: self.options.heartbeat.as_secs_f64(),
             max_retained_wal: self.options.max_retained_wal,
             durable: self.options.durable,
         };
         let reading =
-            ambient::blocking("reading the live state", move || Ok(Board::new(&path, frontier, options)));
+            ambient::blocking("reading the live state", move || Ok(Board::new(kept, frontier, options)));
         let board = reading.await?;
         self.copies.show_on(&board);
         board.step(Event::Started, "capture was started")?;

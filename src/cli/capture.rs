@@ -62,7 +62,7 @@ fn parse_until(text: &str) -> Result<Until, String> {
 
 impl Capture {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let history = at.history_to_write("capture")?;
+        let history = at.history_to_grow()?;
         let source = self.source.of(&history)?;
         let options = Options {
             until: self.until.unwrap_or(Until::Stopped),

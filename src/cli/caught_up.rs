@@ -27,7 +27,7 @@ pub(super) fn followed(history: &History) -> Result<()> {
             history.root().display()
         )));
     }
-    if live::read(&history.live_path()).is_some_and(|live| live.state.is_lost()) {
+    if live::read(&history.live_state()).is_some_and(|live| live.state.is_lost()) {
         return Err(Error::unavailable(
             "continuity was lost, and capture brings source and history together again; try again when `backwhen status` \
              says streaming",
@@ -46,7 +46,7 @@ pub(super) async fn wait_for(history: &History, source: &Conninfo, lsn: Lsn) -> 
     let mut before = Lsn::ZERO;
     let mut moved = ambient::instant();
     loop {
-        let durable = live::read(&history.live_path()).map_or(Lsn::ZERO, |live| live.durable);
+        let durable = live::read(&history.live_state()).map_or(Lsn::ZERO, |live| live.durable);
         if durable >= lsn {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::secrecy::NewHistoryOptions;
 use super::{SourceOption, Surroundings, check, default_jobs, named_source, ui};
 use crate::error::Result;
 use crate::history::History;
@@ -34,6 +35,8 @@ pub struct Init {
     /// recorded; `drop` puts back what they had. A history that exists is not refused: this is switched on for it
     #[arg(long, env = "BACKWHEN_FULL_IDENTITY")]
     full_identity: bool,
+    #[command(flatten)]
+    encryption: NewHistoryOptions,
 }
 
 #[derive(Serialize)]
@@ -47,6 +50,7 @@ struct InitReport {
     rows: u64,
     bytes: u64,
     event_triggers: bool,
+    encrypted: bool,
     /// The tables whose updates and deletes are not recorded.
     insert_only: usize,
     left_out: Vec<LeftOut>,
@@ -65,8 +69,8 @@ struct FullIdentityReport {
 
 impl Init {
     pub async fn run(self, at: &Surroundings) -> Result<()> {
-        let folder = at.history_folder("init")?;
-        if self.full_identity && History::is_at(&folder)? {
+        let place = at.place_of_new_history(&self.encryption)?;
+        if self.full_identity && History::is_at(place.local())? {
             return self.switch_on_full_identity(at).await;
         }
         let source = named_source(self.source.as_deref())?;
@@ -76,11 +80,12 @@ impl Init {
         if let Some(finding) = preflight::unproven_server(&source) {
             at.ui.say(&format!("advice: {}; to mend: {}", finding.what, finding.mend));
         }
+        let local = place.new_folder()?;
         let progress = at.ui.progress();
         let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
         let begun = begin::init(
             &access,
-            &folder,
+            &local,
             begin::Wishes {
                 include: self.include,
                 exclude: self.exclude,
@@ -113,6 +118,7 @@ impl Init {
             time: checkpoint.time,
             slot: history.identity().slot(),
             event_triggers: history.identity().has_event_triggers(),
+            encrypted: history.local().opened().is_some(),
             tables: checkpoint.tables.len(),
             insert_only: checkpoint.tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
             rows: checkpoint.rows(),

@@ -60,6 +60,7 @@ use crate::connect::Conninfo;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::History;
 use crate::history::catalog::Catalog;
+use crate::history::journal;
 use crate::history::key::Key;
 use crate::pgtools::Tools;
 use crate::store::Lease;
@@ -362,8 +363,18 @@ impl Surroundings {
 
     /// Opens the history for work that adds to it: new objects must have tags, if the history has a key.
     fn history_to_write(&self, command: &str) -> Result<History> {
-        let history = History::open(&self.history_folder(command)?, self.key()?.as_ref())?;
+        let local = self.history_folder(command)?.local_folder_to_write()?;
+        let history = History::open(&local, self.key()?.as_ref())?;
         history.authorship().check_may_write(history.root())?;
+        Ok(history)
+    }
+
+    /// Opens the history for a capture. An encrypted copy in a folder becomes a history that capture writes.
+    fn history_to_grow(&self) -> Result<History> {
+        let local = self.growing_folder("capture")?.local_folder_to_write()?;
+        let history = History::open(&local, self.key()?.as_ref())?;
+        history.authorship().check_may_write(history.root())?;
+        journal::adopt_increments(&local, history.authorship())?;
         Ok(history)
     }
 

@@ -31,7 +31,7 @@ impl PastOption {
     /// Plans each moment.
     pub(super) fn plans(&self, at: &Surroundings) -> Result<Vec<Plan>> {
         let history = at.history()?;
-        let acknowledged = acknowledged(history.root());
+        let acknowledged = acknowledged(history.local());
         let reading = Reading::open(&history)?;
         let plan = |text: &String| {
             let moment = changes::moment(text, "--at")?;

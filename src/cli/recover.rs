@@ -144,7 +144,7 @@ impl Recover {
         let to = self.to.as_deref().unwrap_or_default();
         let moment = Moment::parse(to, ambient::now()).context(Kind::Usage, || "--to".into())?;
         self.check(destination.as_ref())?;
-        let acknowledged = acknowledged(history.root());
+        let acknowledged = acknowledged(history.local());
         let reading = Reading::open(&history)?;
         if moment == Moment::Latest {
             refuse_a_lost_end(&reading, acknowledged)?;

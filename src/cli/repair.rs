@@ -39,14 +39,15 @@ struct RepairReport {
 impl Repair {
     pub async fn run(self, at: &Surroundings) -> Result<ExitCode> {
         let Some(from) = self.from else { return heal_dispersed(at, self.refill).await };
-        let (root, from) = (at.history_folder("repair")?, at.place(&from)?);
+        let (ours, from) = (at.history_folder("repair")?, at.place(&from)?);
         let (progress, key) = (at.ui.progress(), at.key()?);
         let work = ambient::blocking("repairing", move || {
             let from = from.history(key.as_ref())?;
-            let acknowledged = acknowledged(&root);
-            let repaired = repair::repair(&root, &from, acknowledged, &*progress)?;
+            let local = ours.local_folder_to_write()?;
+            let acknowledged = acknowledged(&local);
+            let repaired = repair::repair(&local, &from, acknowledged, &*progress)?;
             // Only reading every object shows the state of the history after a repair.
-            let faults = match History::open(&root, key.as_ref()) {
+            let faults = match History::open(&local, key.as_ref()) {
                 Ok(history) => {
                     let segments = Segments::new(history.journal());
                     verify::verify(&history, &segments, acknowledged, &*progress)?.faults

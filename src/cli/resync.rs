@@ -140,7 +140,7 @@ async fn capture_resynced(
 ) -> Result<bool> {
     let is_about_to = || {
         history.capture_is_running()
-            && live::read(&history.live_path()).is_some_and(|live| live.state.is_lost())
+            && live::read(&history.live_state()).is_some_and(|live| live.state.is_lost())
     };
     if is_about_to() {
         progress.phase("waiting for the new epoch that capture begins", 0, Unit::Tables);

@@ -44,6 +44,34 @@ pub(super) struct EncryptionOptions {
     recipient: Vec<Recipient>,
 }
 
+/// The options that say whether a new history is encrypted, and for whom.
+#[derive(Args, Clone)]
+pub(super) struct NewHistoryOptions {
+    /// Encrypt the history: nothing that capture writes can be read without the identity, which every command needs from then
+    /// on
+    #[arg(long, env = "BACKWHEN_ENCRYPT")]
+    encrypt: bool,
+    /// Encrypt the history, and also let the holder of this public key (age1...) open it; may be given several times
+    #[arg(long, env = "BACKWHEN_RECIPIENT", value_name = "KEY", value_delimiter = ',', value_parser = parse_recipient)]
+    recipient: Vec<Recipient>,
+}
+
+impl NewHistoryOptions {
+    /// Who names a recipient means an encrypted history.
+    pub(super) fn wants_encryption(&self) -> bool {
+        self.encrypt || !self.recipient.is_empty()
+    }
+
+    /// # Errors
+    /// `Usage` if the history is to be encrypted, and no identity is named.
+    pub(super) fn secrecy(&self, identities: Option<IdentitySource>) -> Result<Secrecy> {
+        if self.wants_encryption() && identities.is_none() {
+            return Err(sealed::wants_identity_for_history());
+        }
+        Ok(Secrecy::new(identities, NewCopy::default(), self.recipient.clone()))
+    }
+}
+
 pub(super) fn parse_recipient(text: &str) -> Result<Recipient, String> {
     Recipient::parse(text).ok_or_else(|| {
         "write a public key as `age-keygen` shows it, age1 and 58 more letters and digits".to_owned()

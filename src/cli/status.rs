@@ -101,6 +101,7 @@ pub(super) struct StatusReport {
     key: Option<KeyShown>,
     /// What each store has of a history that is dispersed over several, by their lists.
     dispersal: Option<Survey>,
+    encryption: Option<EncryptionShown>,
     source: String,
     #[serde(skip)]
     reachable: bool,
@@ -123,6 +124,31 @@ struct KeyShown {
     id: String,
     /// The key was given, and all that was read is its holder's.
     checked: bool,
+}
+
+/// The encryption of the history or the copy.
+#[derive(Serialize)]
+struct EncryptionShown {
+    /// A public name of the key with which all is encrypted.
+    key: String,
+    /// The identity that has opened it.
+    opened_by: String,
+    /// Who says that the key is the history's own.
+    vouched_by: String,
+    /// Who can open the history.
+    recipients: Vec<String>,
+}
+
+impl EncryptionShown {
+    fn of(history: &History) -> Option<EncryptionShown> {
+        let opened = history.local().opened()?;
+        Some(EncryptionShown {
+            key: opened.key.id(),
+            opened_by: opened.identity.recipient().to_string(),
+            vouched_by: opened.vouched_by.to_string(),
+            recipients: opened.recipients.iter().map(ToString::to_string).collect(),
+        })
+    }
 }
 
 impl KeyShown {
@@ -320,6 +346,7 @@ pub(super) async fn gather(
         key: KeyShown::of(history),
         outlook: Outlook::of(&reading, &expected.outlook, PgTime::from_utc(ambient::now()))?,
         dispersal: history.store().dispersal().map(Dispersed::glance).transpose()?,
+        encryption: EncryptionShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
         schema_digested: newest.as_ref().map(|it| reading.schema_digested(it)).transpose()?.flatten(),
         schema_changed: live.as_ref().is_some_and(|live| live.schema_changed),

@@ -1,6 +1,5 @@
 //! `backwhen verify`
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::model::{Edge, PgTime};
 use crate::past::Reading;
 use crate::progress::Progress;
 use crate::prove::{self, Proof};
-use crate::store::{Survey, layout};
+use crate::store::{LocalFolder, Survey};
 
 /// Read every object of the history and check every checksum; the result is kept as evidence
 #[derive(Args, Clone)]
@@ -129,7 +128,7 @@ struct Verification {
 
 fn read_and_prove(history: &History, prove: bool, progress: &dyn Progress) -> Result<Verification> {
     let segments = Arc::new(Segments::new(history.journal()));
-    let verified = verify::verify(history, &segments, acknowledged(history.root()), progress)?;
+    let verified = verify::verify(history, &segments, acknowledged(history.local()), progress)?;
     let dispersal = history.store().dispersal().map(|dispersed| dispersed.survey(progress)).transpose()?;
     let reading = Reading::open_with(history, &segments);
     if !prove || !verified.faults.is_empty() {
@@ -188,9 +187,9 @@ pub(super) fn keep(history: &History, evidence: &Evidence) -> Option<String> {
     }
 }
 
-/// Returns the LSN that the last capture on the history at `root` reported to the source as durable.
-pub(super) fn acknowledged(root: &Path) -> Option<AcknowledgedEnd> {
-    let live = live::read(&layout::live_state(root))?;
+/// Returns the LSN that the last capture on the history in a folder reported to the source as durable.
+pub(super) fn acknowledged(local: &LocalFolder) -> Option<AcknowledgedEnd> {
+    let live = live::read(&local.live_state())?;
     Some(AcknowledgedEnd { epoch: live.epoch, durable: live.durable })
 }
 

@@ -4,16 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
+use super::FoldInput;
 use super::delta::FastMap;
 use super::table::FoldedTable;
-use super::{FoldInput, scratch_folder};
 use crate::codec::copy_text;
 use crate::error::Result;
 use crate::follow::{Event, EventKind, Follow, Row, RowChange, TableChange, undecodable};
 use crate::history::catalog::Catalog;
-use crate::history::image::Blocks;
+use crate::history::image::{Blocks, ScratchImages};
 use crate::model::{Lsn, Table};
 
 /// The keys of rows that are asked for, by table.
@@ -30,7 +28,7 @@ pub(super) struct Deltas<'a> {
     /// The folder under which the scratch folder is made.
     scratch_parent: &'a Path,
     /// The folder for intermediate images, made when it is first needed.
-    scratch: Option<Arc<TempDir>>,
+    scratch: Option<Arc<ScratchImages>>,
     /// The rows that are asked for; `None` for all.
     sought: Option<&'a SoughtKeys>,
     /// The keys that sought rows had before, without being sought, where the rows lack values.
@@ -163,9 +161,9 @@ impl<'a> Deltas<'a> {
     }
 }
 
-fn scratch<'b>(made: &'b mut Option<Arc<TempDir>>, parent: &Path) -> Result<&'b Arc<TempDir>> {
+fn scratch<'b>(made: &'b mut Option<Arc<ScratchImages>>, parent: &Path) -> Result<&'b Arc<ScratchImages>> {
     match made {
         Some(scratch) => Ok(scratch),
-        none => Ok(none.insert(Arc::new(scratch_folder(parent)?))),
+        none => Ok(none.insert(Arc::new(ScratchImages::new(parent)?))),
     }
 }

@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use super::delta::Delta;
 use super::range::KeyRange;
 use super::rows::{Portion, TableRows};
@@ -13,7 +11,8 @@ use super::table::{FoldedTable, Standing};
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
 use crate::history::image::{
-    self, BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, Sorter, TableImage,
+    BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages, Sorter,
+    TableImage,
 };
 
 /// Memory for rows that are sorted anew, in bytes.
@@ -33,11 +32,11 @@ impl FoldedTable {
     /// there with an empty delta. `history` finds the blocks of the history.
     pub(super) fn settle(
         &mut self,
-        scratch: &Arc<TempDir>,
+        scratch: &Arc<ScratchImages>,
         history: &Arc<impl BlockDirectory + 'static>,
     ) -> Result<()> {
         let folder = scratch.path();
-        let store = image::scratch_store(folder);
+        let store = Arc::clone(scratch.store());
         let known = Either(Arc::clone(history) as Arc<_>, Arc::new(MemoryDirectory::scan(&*store)?));
         let packs = Packs::new(Arc::clone(&store), Arc::new(known));
         let keeps_keys = self.reshape().is_none_or(|reshape| reshape.keeps_keys);

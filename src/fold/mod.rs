@@ -27,8 +27,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 pub use delta::FastMap;
 pub use deltas::SoughtKeys;
 pub use find::AskedRows;
@@ -37,7 +35,7 @@ pub use rows::{Portion, TableRows};
 pub use table::FoldedTable;
 pub use tally::Tally;
 
-use crate::error::{Context, Kind, Result};
+use crate::error::Result;
 use crate::follow::{EventKind, Follow, JournalRange, Wanted};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
@@ -181,9 +179,4 @@ pub fn fold(input: &FoldInput<'_>) -> Result<Folded> {
         origins,
         inexact: inexact.into_iter().map(|(what, why)| Inexact { what, why }).collect(),
     })
-}
-
-fn scratch_folder(parent: &Path) -> Result<TempDir> {
-    crate::ambient::private_folder(parent, "backwhen-fold-")
-        .context(Kind::Unavailable, || format!("cannot make a scratch folder in {}", parent.display()))
 }

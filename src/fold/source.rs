@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use super::touched::Mismatch;
 use crate::error::{Error, SEE_ALL_DAMAGE};
-use crate::history::image::{BlockEntry, Blocks};
+use crate::history::image::{BlockEntry, Blocks, ScratchImages};
 
 /// A table's image, without the changes since.
 pub(super) struct RowSource {
@@ -15,7 +13,7 @@ pub(super) struct RowSource {
     pub index: Vec<BlockEntry>,
     pub blocks: Blocks,
     /// The folder that holds intermediate images, as long as they are read.
-    pub _scratch: Option<Arc<TempDir>>,
+    pub _scratch: Option<Arc<ScratchImages>>,
 }
 
 impl RowSource {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use super::delta::{Contradiction, Delta, Latest};
 use super::range::KeyRange;
 use super::rows::TableRows;
@@ -12,7 +10,7 @@ use crate::codec::key::KeyShape;
 use crate::error::{Context, Error, Kind, Result};
 use crate::follow::{Reshape, RowChange};
 use crate::history::checkpoint::TableEntry;
-use crate::history::image::{self, BlockEntry, Blocks, TableImage};
+use crate::history::image::{self, BlockEntry, Blocks, ScratchImages, TableImage};
 use crate::model::Table;
 
 /// One table at a moment: its definition, and what its rows are made of.
@@ -22,7 +20,7 @@ pub struct FoldedTable {
     pub(super) blocks: Blocks,
     pub(super) standing: Standing,
     /// The folder that holds an intermediate image, as long as the table lives.
-    pub(super) scratch: Option<Arc<TempDir>>,
+    pub(super) scratch: Option<Arc<ScratchImages>>,
 }
 
 /// The parts from which a table's rows are made.

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tempfile::TempDir;
 
 use super::{FoldedTable, KeyRange, Portion, Tally};
 use crate::codec::key::KeyShape;
@@ -15,7 +14,7 @@ use crate::error::Result;
 use crate::follow::{Row, RowChange};
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{
-    self, BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, lines,
+    BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages, lines,
 };
 use crate::model::{Column, Grade, RowIdentity, Storage, Table};
 
@@ -65,7 +64,7 @@ impl BlockDirectory for Counting {
 
 /// A table's image, and changes since.
 struct Fixture {
-    _folder: TempDir,
+    _scratch: ScratchImages,
     entry: TableEntry,
     blocks: Blocks,
     directory: Arc<Counting>,
@@ -80,7 +79,7 @@ type Change = (Option<(Vec<u8>, Vec<u8>)>, Option<(Vec<u8>, Vec<u8>)>);
 
 impl Fixture {
     fn new(identity: RowIdentity) -> Fixture {
-        let folder = tempfile::tempdir().unwrap();
+        let scratch = ScratchImages::new(&std::env::temp_dir()).unwrap();
         let table = table(identity);
         let shape = KeyShape::of(&table);
         let mut expected = BTreeMap::new();
@@ -89,7 +88,7 @@ impl Fixture {
             let count = if shape == KeyShape::WholeRow && id % 5 == 0 { 3 } else { 1 };
             expected.insert(key(&shape, &line), (line, count));
         }
-        let store = image::scratch_store(folder.path());
+        let store = Arc::clone(scratch.store());
         let packs = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()));
         let mut builder = ImageBuilder::new(&packs);
         for (key, (line, count)) in &expected {
@@ -101,7 +100,7 @@ impl Fixture {
         let directory = Arc::new(Counting { inner, reads: AtomicUsize::new(0) });
         let blocks = Blocks::new(store, Arc::clone(&directory) as Arc<_>);
         let entry = TableEntry { table, image };
-        Fixture { _folder: folder, entry, blocks, directory, shape, expected, changes: Vec::new() }
+        Fixture { _scratch: scratch, entry, blocks, directory, shape, expected, changes: Vec::new() }
     }
 
     /// Inserts, updates, moves and deletes rows in a stretch of the table.
@@ -330,7 +329,7 @@ fn only_the_columns_that_are_wanted_come() {
 fn an_intermediate_image_has_the_same_rows() {
     let mut fixture = Fixture::new(RowIdentity::Key(vec![0]));
     fixture.change(&mut StdRng::seed_from_u64(3), 60);
-    let scratch = Arc::new(tempfile::tempdir().unwrap());
+    let scratch = Arc::new(ScratchImages::new(&std::env::temp_dir()).unwrap());
     let mut folded = fixture.folded();
     folded.settle(&scratch, &fixture.directory).unwrap();
     assert_eq!((folded.delta_bytes(), folded.untouched()), (0, None));

@@ -51,7 +51,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
-use crate::store::{Folder, Lease, ObjectKind, ObjectName, Role, Spool, Store, StoreAddress, layout};
+use crate::store::{
+    self, Folder, Lease, LocalFolder, ObjectKind, ObjectName, Role, Store, StoreAddress, VolatileFile, layout,
+};
 use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
@@ -210,7 +212,7 @@ impl Identity {
 /// A history that exists.
 #[derive(Clone, Debug)]
 pub struct History {
-    root: PathBuf,
+    local: LocalFolder,
     place: String,
     store: Arc<dyn Store>,
     identity: Identity,
@@ -218,23 +220,24 @@ pub struct History {
 }
 
 impl History {
-    fn new(root: &Path, identity: Identity, authorship: Authorship) -> History {
-        let store: Arc<dyn Store> = Arc::new(Folder::new(root));
-        let journal = Journal::new(Arc::clone(&store), Spool::new(root), authorship);
-        History { root: root.to_owned(), place: root.display().to_string(), store, identity, journal }
+    fn new(local: &LocalFolder, identity: Identity, authorship: Authorship) -> History {
+        let store = local.store();
+        let journal = Journal::new(Arc::clone(&store), local.spool(), authorship);
+        let place = local.root().display().to_string();
+        History { local: local.clone(), place, store, identity, journal }
     }
 
     /// Makes the history in an object store, with `cache` for what is no object.
     fn fetched(
-        cache: &Path,
+        cache: LocalFolder,
         store: Arc<dyn Store>,
         place: String,
         identity: Identity,
         authorship: Authorship,
     ) -> Result<History> {
-        let spool = journal::fetch(&*store, &layout::scratch(cache))?;
+        let spool = journal::fetch(&*store, &cache.scratch())?;
         let journal = Journal::new(Arc::clone(&store), spool, authorship);
-        Ok(History { root: cache.to_owned(), place, store, identity, journal })
+        Ok(History { local: cache, place, store, identity, journal })
     }
 
     /// Opens a history. With its key, no object is believed that was not written by a holder of the key.
@@ -242,9 +245,10 @@ impl History {
     /// # Errors
     /// `Refused` if there is none, a newer backwhen wrote it, or `key` is not its key; `Damaged` if
     /// `history.json` is.
-    pub fn open(root: &Path, key: Option<&Key>) -> Result<History> {
-        let (identity, authorship) = Identity::read(&Folder::new(root), &root.display().to_string(), key)?;
-        Ok(History::new(root, identity, authorship))
+    pub fn open(local: &LocalFolder, key: Option<&Key>) -> Result<History> {
+        let place = local.root().display().to_string();
+        let (identity, authorship) = Identity::read(&*local.store(), &place, key)?;
+        Ok(History::new(local, identity, authorship))
     }
 
     /// Takes the lock of a history that will exist once [`History::found`] ends well, and makes its folders. `what`
@@ -253,15 +257,15 @@ impl History {
     /// # Errors
     /// `Refused` if a history exists there already, or other files lie there; `Locked` if another process is about
     /// to make one.
-    pub fn prepare(root: &Path, what: &str) -> Result<Lease> {
-        History::refuse_taken(root)?;
-        layout::make_locks(root)?;
-        let store = Folder::new(root);
+    pub fn prepare(local: &LocalFolder, what: &str) -> Result<Lease> {
+        let store = local.store();
+        History::refuse_taken(local.root(), &*store)?;
+        layout::make_locks(local.root())?;
         let lock = store.lease(Role::Capture, what)?;
         // Another process may have made one before the lock was taken.
-        History::refuse_taken(root)?;
+        History::refuse_taken(local.root(), &*store)?;
         store.remove_unfinished(ObjectKind::Identity);
-        layout::make_folders(root)?;
+        layout::make_folders(local.root())?;
         Ok(lock)
     }
 
@@ -274,7 +278,7 @@ impl History {
         store.holds(&ObjectName::only(ObjectKind::Identity))
     }
 
-    fn refuse_taken(root: &Path) -> Result<()> {
+    fn refuse_taken(root: &Path, store: &dyn Store) -> Result<()> {
         if History::is_at(root)? {
             return Err(Error::refused(format!(
                 "{} is a history already; see it with: backwhen status --history {}",
@@ -282,7 +286,7 @@ impl History {
                 root.display()
             )));
         }
-        if is_orphaned(&Folder::new(root)) {
+        if is_orphaned(store) {
             return Err(Error::refused(format!(
                 "{} holds a history whose history.json is missing; heal it with `backwhen repair`, or name a new folder",
                 root.display()
@@ -301,19 +305,18 @@ impl History {
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take it.
-    pub fn found(root: &Path, identity: Identity, authorship: Authorship) -> Result<History> {
-        let store = Folder::new(root);
-        write_object(&store, &ObjectName::only(ObjectKind::Identity), &identity, &authorship)?;
-        Ok(History::new(root, identity, authorship))
+    pub fn found(local: &LocalFolder, identity: Identity, authorship: Authorship) -> Result<History> {
+        write_object(&*local.store(), &ObjectName::only(ObjectKind::Identity), &identity, &authorship)?;
+        Ok(History::new(local, identity, authorship))
     }
 
     /// Undoes [`History::found`] as far as it came; a history.json with another `id` is not touched.
     ///
     /// # Errors
     /// `Unavailable` if history.json cannot be removed.
-    pub fn withdraw(root: &Path, id: &str) -> Result<()> {
-        let (store, name) = (Folder::new(root), ObjectName::only(ObjectKind::Identity));
-        match read_json::<Identity>(&store, &name) {
+    pub fn withdraw(local: &LocalFolder, id: &str) -> Result<()> {
+        let (store, name) = (local.store(), ObjectName::only(ObjectKind::Identity));
+        match read_json::<Identity>(&*store, &name) {
             Ok(Some(found)) if found.id == id => store.remove(&[name]),
             _ => Ok(()),
         }
@@ -326,7 +329,12 @@ impl History {
 
     /// The local folder: the history itself or, of a history in an object store, the cache.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.local.root()
+    }
+
+    /// The local folder, with the key of an encrypted history.
+    pub fn local(&self) -> &LocalFolder {
+        &self.local
     }
 
     /// The path or URL of the history, as a person names it.
@@ -337,7 +345,7 @@ impl History {
     /// What is free on the disk of the history's folder, in bytes, for a process without privileges; `None` for a history in
     /// an object store, and where the disk does not tell.
     pub fn free_bytes(&self) -> Option<u64> {
-        if self.is_remote() { None } else { store::files::free_bytes(&self.root) }
+        if self.is_remote() { None } else { store::files::free_bytes(self.root()) }
     }
 
     /// Whether the history lies in an object store, where no capture writes it.
@@ -405,21 +413,21 @@ impl History {
     /// Whether others than its owner may read or change the history, as in histories that earlier versions made under the
     /// usual umask.
     pub fn is_open_to_others(&self) -> bool {
-        layout::is_open_to_others(&self.root)
+        layout::is_open_to_others(self.root())
     }
 
     pub fn capture_is_running(&self) -> bool {
         !self.is_remote() && self.store().is_leased(Role::Capture)
     }
 
-    /// The path of the file in which `capture` says how it goes, for `status` to read.
-    pub fn live_path(&self) -> PathBuf {
-        layout::live_state(&self.root)
+    /// The file in which `capture` says how it goes, for `status` to read.
+    pub fn live_state(&self) -> VolatileFile {
+        self.local.live_state()
     }
 
     /// The folder for files that are gone with the process.
     pub fn scratch(&self) -> PathBuf {
-        layout::scratch(&self.root)
+        self.local.scratch()
     }
 }
 

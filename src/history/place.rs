@@ -8,12 +8,19 @@ use super::key::Key;
 use super::{History, Identity};
 use crate::error::{Error, Result};
 use crate::store::sealed::{self, Secrecy};
-use crate::store::{BlockCache, Folder, ObjectKind, ObjectName, Store, StoreAddress, layout};
+use crate::store::{
+    BlockCache, Folder, LocalFolder, ObjectKind, ObjectName, Role, Store, StoreAddress, layout,
+};
 
 /// The place of a history, as a person names it.
 #[derive(Clone, Debug)]
 pub enum HistoryPlace {
-    Folder(PathBuf),
+    /// A local folder in which the open segment grows.
+    Folder {
+        root: PathBuf,
+        /// How an encrypted history is opened; `None` for one that is not encrypted.
+        secrecy: Option<Secrecy>,
+    },
     /// Objects under a prefix of a bucket, or dispersed over several stores. What is no object lies in the local folder `cache`,
     /// which may be deleted.
     Remote {
@@ -23,12 +30,8 @@ pub enum HistoryPlace {
         blocks: Option<Arc<BlockCache>>,
         secrecy: Secrecy,
     },
-    /// An encrypted copy in a folder. Nothing lies there in the clear, so it is treated as one in an object store.
-    SealedFolder {
-        root: PathBuf,
-        cache: PathBuf,
-        secrecy: Secrecy,
-    },
+    /// An encrypted copy in a folder, whose open segment lies there in increments, as in an object store.
+    SealedFolder { root: PathBuf, cache: PathBuf, secrecy: Secrecy },
 }
 
 impl HistoryPlace {
@@ -37,12 +40,64 @@ impl HistoryPlace {
     /// # Errors
     /// Fails as [`History::open`] does.
     pub fn history(&self, key: Option<&Key>) -> Result<History> {
-        if let HistoryPlace::Folder(root) = self {
-            return History::open(root, key);
+        if let HistoryPlace::Folder { .. } = self {
+            return History::open(&self.local_folder()?, key);
         }
         let store = self.store()?;
         let (identity, authorship) = Identity::read(&*store, &self.to_string(), key)?;
-        History::fetched(self.local(), store, self.to_string(), identity, authorship)
+        History::fetched(self.local_folder()?, store, self.to_string(), identity, authorship)
+    }
+
+    /// Returns the local folder, the history itself or the cache, with the key of what is encrypted.
+    ///
+    /// # Errors
+    /// `Refused` if the history in the folder is encrypted, and the identity does not open it; `Unavailable` if the folder
+    /// cannot be read.
+    pub fn local_folder(&self) -> Result<LocalFolder> {
+        let opened = match self {
+            HistoryPlace::Folder { secrecy: None, .. } => None,
+            HistoryPlace::Folder { root, secrecy: Some(secrecy) } => {
+                Some(secrecy.find(&Folder::new(root), &self.to_string())?)
+            }
+            HistoryPlace::SealedFolder { secrecy, .. } | HistoryPlace::Remote { secrecy, .. } => {
+                secrecy.found().cloned()
+            }
+        };
+        Ok(match opened {
+            Some(opened) => LocalFolder::sealed(self.local(), opened),
+            None => LocalFolder::plain(self.local()),
+        })
+    }
+
+    /// Returns the local folder of a history that this process writes. What is encrypted is encrypted with a key that the
+    /// own identity vouches for.
+    ///
+    /// # Errors
+    /// Fails as [`HistoryPlace::local_folder`] does; `Refused` too if it is not sure who has made the key.
+    pub fn local_folder_to_write(&self) -> Result<LocalFolder> {
+        if let HistoryPlace::Folder { root, secrecy: Some(secrecy) } = self {
+            let place = self.to_string();
+            sealed::check_is_own(&secrecy.find(&Folder::new(root), &place)?, &place)?;
+        }
+        self.local_folder()
+    }
+
+    /// Returns the folder for a new history; one that is to be encrypted gets its key now.
+    ///
+    /// # Errors
+    /// `Usage` if it is to be encrypted and no identity is named, or one inside of it; `Refused` if something lies there, or
+    /// if it is not sure who has made the key; `Locked` if another process begins a history there.
+    pub fn new_folder(&self) -> Result<LocalFolder> {
+        let HistoryPlace::Folder { root, secrecy: Some(secrecy) } = self else { return self.local_folder() };
+        let place = self.to_string();
+        let folder = Folder::new(root);
+        // A folder of something else stays as it is.
+        History::refuse_taken(root, &folder)?;
+        layout::make_locks(root)?;
+        let _lease = folder.lease(Role::Capture, "init")?;
+        History::refuse_taken(root, &folder)?;
+        secrecy.refuse_an_identity_in(root)?;
+        Ok(LocalFolder::sealed(root, secrecy.begin(&folder, &place)?))
     }
 
     /// Returns the store for the objects there, to be read. The folder for what is no object is made, if it is missing.
@@ -80,7 +135,7 @@ impl HistoryPlace {
     /// `Usage` if the object store cannot be used, `Unavailable` if the disk does not take the folder.
     pub fn outer_store(&self) -> Result<Arc<dyn Store>> {
         match self {
-            HistoryPlace::Folder(root) => Ok(Arc::new(Folder::new(root))),
+            HistoryPlace::Folder { root, .. } => Ok(Arc::new(Folder::new(root))),
             HistoryPlace::SealedFolder { root, cache, .. } => {
                 layout::make_cache(cache)?;
                 Ok(Arc::new(Folder::new(root)))
@@ -95,7 +150,7 @@ impl HistoryPlace {
     /// How the objects there are kept from others; `None` for a folder that is not encrypted.
     pub fn secrecy(&self) -> Option<&Secrecy> {
         match self {
-            HistoryPlace::Folder(_) => None,
+            HistoryPlace::Folder { secrecy, .. } => secrecy.as_ref(),
             HistoryPlace::SealedFolder { secrecy, .. } | HistoryPlace::Remote { secrecy, .. } => {
                 Some(secrecy)
             }
@@ -105,7 +160,7 @@ impl HistoryPlace {
     /// The local folder: the history itself, or the cache.
     pub fn local(&self) -> &Path {
         match self {
-            HistoryPlace::Folder(root) => root,
+            HistoryPlace::Folder { root, .. } => root,
             HistoryPlace::Remote { cache, .. } | HistoryPlace::SealedFolder { cache, .. } => cache,
         }
     }
@@ -121,11 +176,6 @@ impl HistoryPlace {
     /// Whether the place is an object store.
     pub fn is_remote(&self) -> bool {
         matches!(self, HistoryPlace::Remote { .. })
-    }
-
-    /// Whether the history's own files lie there as they are, so that its open segment grows there.
-    pub fn is_plain_folder(&self) -> bool {
-        matches!(self, HistoryPlace::Folder(_))
     }
 }
 
@@ -148,7 +198,9 @@ fn refuse_strangers(root: &Path) -> Result<()> {
 impl fmt::Display for HistoryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            HistoryPlace::Folder(root) | HistoryPlace::SealedFolder { root, .. } => root.display().fmt(f),
+            HistoryPlace::Folder { root, .. } | HistoryPlace::SealedFolder { root, .. } => {
+                root.display().fmt(f)
+            }
             HistoryPlace::Remote { address, .. } => address.fmt(f),
         }
     }

@@ -5,7 +5,6 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -22,7 +21,7 @@ use super::{History, Identity, inventory, journal, read_json, read_object};
 use crate::error::{Error, Kind, Result};
 use crate::model::Lsn;
 use crate::progress::{Progress, Unit};
-use crate::store::{Folder, ObjectKind, ObjectName, Role, Store, layout};
+use crate::store::{LocalFolder, ObjectKind, ObjectName, Role, Store, layout};
 
 /// The outcome of a repair.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -35,20 +34,21 @@ pub struct RepairOutcome {
     pub set_aside: Vec<String>,
 }
 
-/// Heals the damaged and missing objects of the history at `root` from another copy of the history.
+/// Heals the damaged and missing objects of the history in a local folder from another copy of the history.
 ///
 /// # Errors
 /// `Refused` if `from` is another history, has gone its own way, or its key was not given; `Locked` if a capture, copy or
 /// checkpoint is at work here; `Unavailable` if a disk fails.
 pub fn repair(
-    root: &Path,
+    local: &LocalFolder,
     from: &History,
     acknowledged: Option<AcknowledgedEnd>,
     progress: &dyn Progress,
 ) -> Result<RepairOutcome> {
     // Without the key, a forged object of the copy would pass for a sound one.
+    let root = local.root();
     from.authorship().check_may_write(root)?;
-    let ours = own_id(root)?;
+    let ours = own_id(local)?;
     if ours != from.identity().id {
         return Err(Error::refused(format!(
             "{} is history {}, and {} is history {ours}; only a copy of the same history can heal it",
@@ -61,8 +61,8 @@ pub fn repair(
         return Err(Error::usage("--from is the history itself; name a copy of it"));
     }
     layout::make_folders(root)?;
-    let ours = &Folder::new(root);
-    let journal = Journal::in_folder(root, from.authorship());
+    let ours = &*local.store();
+    let journal = Journal::of_local(local, from.authorship());
     let _capture = ours.lease(Role::Capture, "repair")?;
     let _checkpoint = ours.lease(Role::Checkpoint, "repair")?;
     let _objects = from.hold_objects()?;
@@ -79,14 +79,14 @@ pub fn repair(
     work.objects()?;
     // The catalog may hold rows of damaged objects.
     if !work.done.healed.is_empty() {
-        Catalog::forget(root);
+        Catalog::forget(local);
     }
     Ok(work.done)
 }
 
 /// Returns the id of a history whose `history.json` may be damaged or missing, as segments name the id too.
-fn own_id(root: &Path) -> Result<String> {
-    let journal = Journal::in_folder(root, &Authorship::Unkeyed);
+fn own_id(local: &LocalFolder) -> Result<String> {
+    let journal = Journal::of_local(local, &Authorship::Unkeyed);
     let segments = match journal.list_all() {
         // The folder is missing, and is about to be made anew.
         Err(error) if error.kind() == Kind::Damaged => Vec::new(),
@@ -97,12 +97,12 @@ fn own_id(root: &Path) -> Result<String> {
     if let Some(id) = told.first().filter(|_| told.len() == 1) {
         return Ok(id.iter().map(|byte| format!("{byte:02x}")).collect());
     }
-    match read_json::<Identity>(&Folder::new(root), &ObjectName::only(ObjectKind::Identity)) {
+    match read_json::<Identity>(&*local.store(), &ObjectName::only(ObjectKind::Identity)) {
         Ok(Some(identity)) => Ok(identity.id),
         Err(error) if error.kind() != Kind::Damaged => Err(error),
         Ok(None) | Err(_) => Err(Error::refused(format!(
             "nothing in {} tells which history it is; make a copy of the other one with: backwhen copy",
-            root.display()
+            local.root().display()
         ))),
     }
 }

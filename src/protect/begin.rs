@@ -40,7 +40,7 @@ use crate::source::stream::ReplicationClient;
 use crate::source::traces::{self, Trace};
 use crate::source::triggers::{InstallOutcome, Triggers};
 use crate::source::{inspect, process};
-use crate::store::{Folder, ObjectKind, ObjectName, Store, layout};
+use crate::store::{LocalFolder, ObjectKind, ObjectName, Store, layout};
 
 /// How long the creation of the publications waits for a table that another session has locked, such as a migration.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
@@ -73,27 +73,27 @@ pub struct Wishes {
     pub full_identity: bool,
 }
 
-/// Begins a new history in `root`.
+/// Begins a new history in a local folder.
 ///
 /// # Errors
 /// `Refused` if there is one, or the source cannot be protected; `Locked` if another process begins one there; then,
 /// as after an interruption, the source is left as it was found.
 pub async fn init(
     access: &Access<'_>,
-    root: &Path,
+    local: &LocalFolder,
     wishes: Wishes,
     key_file: Option<&Path>,
     interrupt: &CancellationToken,
 ) -> Result<Begun> {
     let Wishes { include, exclude, event_triggers, full_identity } = wishes;
     let selection = Selection::parse(&include, &exclude)?;
-    let _lock = History::prepare(root, "init")?;
-    let key = key_file.map(|file| Key::for_new_history(file, root)).transpose()?;
+    let _lock = History::prepare(local, "init")?;
+    let key = key_file.map(|file| Key::for_new_history(file, local.root())).transpose()?;
     let mut identity = new_identity(access.source, (include, exclude), key.as_ref())?;
     let source = access.source.for_history(&identity.slot());
     let access = &Access { source: &source, ..*access };
     let connecting = async {
-        undo_killed_init(access.source, root).await?;
+        undo_killed_init(access.source, local).await?;
         let mut client = ReplicationClient::connect(access.source, "init").await?;
         let server = client.identify_system().await?;
         Ok((client, server))
@@ -108,7 +108,7 @@ pub async fn init(
         source: access.source.without_password(),
         system_identifier: identity.source.system_identifier.clone(),
     };
-    write_json(&Folder::new(root), &intent_name(), &intent)?;
+    write_json(&*local.store(), &intent_name(), &intent)?;
     ambient::pass("init.intent")?;
     let beginning = async {
         if full_identity {
@@ -120,17 +120,18 @@ pub async fn init(
         let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
         let none: Arc<dyn BlockDirectory> = Arc::new(MemoryDirectory::default());
         let opened = open(access, &identity.slot(), selection, client).await?;
-        let checkpoint = begin_epoch(access, (root, &authorship), opened, none, start, Comparing::No).await?;
+        let checkpoint =
+            begin_epoch(access, (local, &authorship), opened, none, start, Comparing::No).await?;
         let event_triggers = Some(event_triggers && refused.is_none());
-        let history = History::found(root, Identity { event_triggers, ..identity.clone() }, authorship)?;
+        let history = History::found(local, Identity { event_triggers, ..identity.clone() }, authorship)?;
         Ok(Begun { history, checkpoint, without_triggers: refused })
     };
     match unless_interrupted(interrupt, beginning).await {
         Ok(begun) => {
-            forget_intent(root);
+            forget_intent(local);
             Ok(begun)
         }
-        Err(error) => Err(withdraw(access.source, root, &identity, error).await),
+        Err(error) => Err(withdraw(access.source, local, &identity, error).await),
     }
 }
 
@@ -142,8 +143,8 @@ async fn unless_interrupted<T>(
 }
 
 /// The history is valid from here on, whatever becomes of the intent.
-fn forget_intent(root: &Path) {
-    let forgotten = ambient::pass("init.found").and_then(|()| Folder::new(root).remove(&[intent_name()]));
+fn forget_intent(local: &LocalFolder) {
+    let forgotten = ambient::pass("init.found").and_then(|()| local.store().remove(&[intent_name()]));
     if let Err(error) = forgotten {
         tracing::info!("init.json stays until capture is started: {error}");
     }
@@ -176,9 +177,10 @@ fn new_identity(
 }
 
 /// Removes everything that a failed `init` has made, on the source and in the folder; returns the error to report.
-async fn withdraw(source: &Conninfo, root: &Path, identity: &Identity, error: Error) -> Error {
+async fn withdraw(source: &Conninfo, local: &LocalFolder, identity: &Identity, error: Error) -> Error {
+    let root = local.root();
     let moreover = |what: String| Error::new(error.kind(), format!("{error}; moreover, {what}"));
-    if let Err(left) = History::withdraw(root, &identity.id) {
+    if let Err(left) = History::withdraw(local, &identity.id) {
         return moreover(format!(
             "history.json cannot be removed again, so the history {root} is valid and its slot stays; go on with: \
              backwhen capture --history {root}, or take it off the source with: backwhen drop --history {root} ({left})",
@@ -247,7 +249,7 @@ pub async fn next_epoch(
     let (opened, timeline) = opened?;
     let start = Start { number: after.epoch + 1, cause, after: Some(after), timeline };
     let checkpoint =
-        begin_epoch(access, (history.root(), history.authorship()), opened, catalog, start, comparing?)
+        begin_epoch(access, (history.local(), history.authorship()), opened, catalog, start, comparing?)
             .await?;
     if let Some(evidence) = Evidence::of_resync(&checkpoint, begun) {
         let history = history.clone();
@@ -338,15 +340,15 @@ async fn open(
 
 async fn begin_epoch(
     access: &Access<'_>,
-    (root, authorship): (&Path, &Authorship),
+    (local, authorship): (&LocalFolder, &Authorship),
     opened: SourceSnapshot,
     known: Arc<dyn BlockDirectory>,
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
-    let store: Arc<dyn Store> = Arc::new(Folder::new(root));
+    let store = local.store();
     let packs = Arc::new(Packs::new(Arc::clone(&store), known));
-    let scratch = layout::scratch(root);
+    let scratch = local.scratch();
     let request = opened.request(access, &store, &scratch, &packs);
     let (state, without) = match comparing {
         Comparing::No => (None, None),
@@ -413,8 +415,8 @@ async fn undo_stream(source: &Conninfo, session: &Session, slot: &str) -> Result
     dropped.map_err(|error| with_blocker(error, blocker))
 }
 
-async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
-    let Some(intent) = read_json::<Intent>(&Folder::new(root), &intent_name())? else { return Ok(()) };
+async fn undo_killed_init(source: &Conninfo, local: &LocalFolder) -> Result<()> {
+    let Some(intent) = read_json::<Intent>(&*local.store(), &intent_name())? else { return Ok(()) };
     let earlier = Conninfo::parse(&intent.source)?;
     tracing::info!("an earlier init was killed; taking its slot {} off the source", intent.slot);
     let session = Session::connect_utf8(source, "drop").await?;
@@ -423,8 +425,8 @@ async fn undo_killed_init(source: &Conninfo, root: &Path) -> Result<()> {
             && inspect::check_cluster(&session, &intent.system_identifier).await.is_ok();
     let earlier = if same { source } else { &earlier };
     undo(&earlier.for_history(&intent.slot), &intent.slot).await?;
-    layout::remove_unfinished_history(root);
-    layout::make_folders(root)
+    layout::remove_unfinished_history(local.root());
+    layout::make_folders(local.root())
 }
 
 /// Takes a history's event triggers, slot and publications off its source, for good. A cluster that pg_upgrade has made

@@ -10,11 +10,12 @@ pub(super) mod power;
 mod private;
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::veil::{VeilWriter, VeiledFile};
 use crate::ambient::{pass, point};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 pub use lock::Lock;
 pub use naming::{is_own_temporary, move_new, temporary_beside};
 use private::create_folder_alone;
@@ -35,6 +36,8 @@ pub struct NewFile {
     file: Option<File>,
     temporary: PathBuf,
     target: PathBuf,
+    /// Encrypts what is written, if the file is a draft that nobody else may read.
+    veil: Option<VeilWriter>,
 }
 
 impl NewFile {
@@ -50,7 +53,35 @@ impl NewFile {
         let _ = file.try_lock_shared();
         pass("file.create")?;
         power::writing(&temporary, 0);
-        Ok(NewFile { file: Some(file), temporary, target: path.to_owned() })
+        Ok(NewFile { file: Some(file), temporary, target: path.to_owned(), veil: None })
+    }
+
+    /// Makes a file of which only this process can read what is written to it, and which is never published.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folder does not take a file, or without randomness.
+    pub(super) fn create_veiled(path: &Path) -> Result<NewFile> {
+        let mut new = NewFile::create(path)?;
+        let failed = || format!("cannot encrypt {}", new.temporary.display());
+        let opened = unfollowed().read(true).write(true).open(&new.temporary);
+        let veil = opened.and_then(VeilWriter::new).context(Kind::Unavailable, failed)?;
+        new.veil = Some(veil);
+        Ok(new)
+    }
+
+    /// Makes a file in memory that other programs of the same user can write to by its path, and which is never published.
+    /// Where the system cannot do that, the file lies on the disk as [`NewFile::create`] makes it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the folder does not take a file.
+    pub(super) fn create_in_memory(path: &Path) -> Result<NewFile> {
+        let Some((file, temporary)) = in_memory() else { return NewFile::create(path) };
+        Ok(NewFile { file: Some(file), temporary, target: PathBuf::new(), veil: None })
+    }
+
+    /// Returns what was written to a file that only this process can read; `None` for other files.
+    pub(super) fn veiled(&self) -> Option<VeiledFile> {
+        self.veil.as_ref().map(VeilWriter::veiled)
     }
 
     /// The temporary path of the file, until the file gets its own name. Another program may write to it there.
@@ -63,6 +94,9 @@ impl NewFile {
     /// # Errors
     /// `Unavailable` if the file cannot be looked at.
     pub fn size(&self) -> Result<u64> {
+        if let Some(veil) = &self.veil {
+            return Ok(veil.size());
+        }
         let metadata = fs::metadata(&self.temporary);
         Ok(metadata.context(Kind::Unavailable, || format!("cannot read {}", self.temporary.display()))?.len())
     }
@@ -72,7 +106,13 @@ impl NewFile {
     /// # Errors
     /// `Unavailable` if the file cannot be read.
     pub fn read(&self) -> Result<Vec<u8>> {
-        let read = fs::read(&self.temporary);
+        let read = match self.veiled() {
+            Some(veiled) => {
+                let mut bytes = Vec::new();
+                veiled.into_reader().read_to_end(&mut bytes).map(|_| bytes)
+            }
+            None => fs::read(&self.temporary),
+        };
         read.context(Kind::Unavailable, || format!("cannot read {}", self.temporary.display()))
     }
 
@@ -90,6 +130,9 @@ impl NewFile {
     /// # Errors
     /// Fails as [`NewFile::publish`] does.
     pub fn publish_as(mut self, path: &Path) -> Result<()> {
+        if self.veil.is_some() || self.target.as_os_str().is_empty() {
+            return Err(Error::internal(format!("{} is a draft, and no object", self.temporary.display())));
+        }
         let file = self.file.take().expect("published once");
         let synced = point("file.sync").and_then(|()| file.sync_all());
         synced.context(Kind::Unavailable, || format!("cannot sync {}", path.display()))?;
@@ -110,7 +153,10 @@ impl NewFile {
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         point("file.write")?;
-        self.file.as_mut().expect("not yet published").write(bytes)
+        match &mut self.veil {
+            Some(veil) => veil.write(bytes),
+            None => self.file.as_mut().expect("not yet published").write(bytes),
+        }
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -120,10 +166,27 @@ impl Write for NewFile {
 
 impl Drop for NewFile {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        let is_on_disk = !self.target.as_os_str().is_empty();
+        if self.file.take().is_some() && is_on_disk {
             let _ = fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// A file without a name on any disk, and the path by which the programs that this process starts reach it.
+fn in_memory() -> Option<(File, PathBuf)> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd;
+
+        let file = rustix::fs::memfd_create("backwhen", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+        let file = File::from(file);
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        // Where there is no /proc, there is no path.
+        path.exists().then_some((file, path))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Makes a folder's entries durable.
@@ -315,6 +378,21 @@ pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
             unfollowed().write(true).open(path)?.write_all(&text)
         })
         .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
+}
+
+/// Replaces a file that can be made anew at any time, whole or not at all, without waiting for the disk.
+///
+/// # Errors
+/// `Unavailable` if the disk does not take it; the file is then as it was.
+pub fn replace_cache(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = temporary_beside(path)?;
+    let replaced = create_private(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    replaced.context(Kind::Unavailable, || {
+        let _ = fs::remove_file(&temporary);
+        format!("cannot write {}", path.display())
+    })
 }
 
 #[cfg(test)]

@@ -14,12 +14,20 @@ use crate::error::{Context, Kind, Result};
 const FOLDERS: [&str; 10] =
     ["epochs", "journal", "packs", "checkpoints", "schemas", "pins", "evidence", "expired", "locks", "live"];
 
+/// The folder of the wrapped keys, which only an encrypted history has.
+const KEYS: &str = "keys";
+
 /// The name of the catalog, which lies in the history's own folder.
 pub const CATALOG: &str = "catalog.sqlite";
 
 /// The path of the catalog.
 pub fn catalog(root: &Path) -> PathBuf {
     root.join(CATALOG)
+}
+
+/// The path of the file that keeps the catalog of an encrypted history.
+pub(super) fn sealed_catalog(root: &Path) -> PathBuf {
+    root.join("catalog.sealed")
 }
 
 /// The path of the file in which `capture` says how it goes.
@@ -88,6 +96,7 @@ pub fn remove_unfinished_history(root: &Path) {
         let _ = fs::remove_dir_all(root.join(folder));
     }
     let _ = fs::remove_file(catalog(root));
+    let _ = fs::remove_file(sealed_catalog(root));
     // The intent goes last: an epoch without it would be taken for a history that has lost its history.json.
     if files::sync_folder(root).is_ok() {
         let _ = files::remove(&path(ObjectKind::InitIntent));
@@ -112,7 +121,8 @@ pub fn first_stranger(root: &Path) -> Result<Option<String>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         // A link in its place would have us read another's file as what an earlier `init` left.
         let is_intent = name == "init.json" && !files::is_link(&entry.path());
-        let is_known = FOLDERS.contains(&name.as_str()) || is_intent || name == "lost+found";
+        // The key of an encrypted history is there before anything else.
+        let is_known = FOLDERS.contains(&name.as_str()) || is_intent || name == "lost+found" || name == KEYS;
         if !is_known && !is_unfinished(&name) {
             return Ok(Some(name));
         }
@@ -131,6 +141,36 @@ fn is_unfinished(name: &str) -> bool {
 pub fn is_open_to_others(root: &Path) -> bool {
     let mut inside = FOLDERS.iter().copied().chain(["history.json"]);
     files::is_open_to_others(root) && inside.any(|name| files::is_open_to_others(&root.join(name)))
+}
+
+/// Whether the open segments of an encrypted history grow in its folder, and do not lie there in increments, as those of a
+/// copy do. A history without a segment is one that grows.
+///
+/// # Errors
+/// `Unavailable` if the folder cannot be read.
+pub fn grows_in_place(root: &Path) -> Result<bool> {
+    let folder = journal(root);
+    let failed = || format!("cannot read folder {}", folder.display());
+    let mut has_increments = false;
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries.context(Kind::Unavailable, failed)?,
+    };
+    for entry in entries {
+        let name = entry.context(Kind::Unavailable, failed)?.file_name();
+        match Path::new(&name).extension().and_then(|it| it.to_str()) {
+            Some("open") => return Ok(true),
+            Some("inc") => has_increments = true,
+            _ => {}
+        }
+    }
+    Ok(!has_increments)
+}
+
+/// Whether a file lies inside a folder that is there.
+pub fn is_inside(file: &Path, root: &Path) -> bool {
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    fs::canonicalize(root).is_ok_and(|root| files::real_place(&file).starts_with(root))
 }
 
 /// Whether two paths lead to one folder.

@@ -12,12 +12,14 @@ mod drafts;
 pub mod files;
 mod folder;
 pub mod layout;
+mod local;
 #[cfg(test)]
 mod memory;
 mod name;
 mod remote;
 pub mod sealed;
 mod spool;
+mod veil;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -32,11 +34,13 @@ use crate::error::{Context, Error, Kind, Result};
 pub use disperse::{Dispersed, StoreAddress, StoreState, Survey, split_addresses};
 pub use files::NewFile;
 pub use folder::Folder;
+pub use local::{LocalFolder, VolatileFile};
 #[cfg(test)]
 pub use memory::{MemoryStore, StoreFault};
 pub use name::{ObjectKind, ObjectName};
 pub use remote::BlockCache;
 pub use spool::{FetchedSegments, Growing, Spool};
+pub use veil::{VeilWriter, VeiledFile};
 
 /// An object is copied in pieces of this many bytes.
 const PIECE: u64 = 1 << 20;
@@ -305,7 +309,7 @@ impl<T: AsRef<[u8]> + Debug + Send + Sync> Object for T {
 }
 
 /// Copies the first `len` bytes of an object without holding all of them in memory.
-fn write_pieces(file: &mut NewFile, object: &dyn Object, len: u64) -> io::Result<()> {
+fn write_pieces(file: &mut dyn Write, object: &dyn Object, len: u64) -> io::Result<()> {
     let mut piece = vec![0; PIECE.min(len) as usize];
     let mut offset = 0;
     while offset < len {

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::{self, NewFile, power, unfollowed};
 use super::folder::{OpenFile, if_there};
-use super::{Object, layout, write_pieces};
+use super::sealed::{GrowingCipher, GrowingEnd, StoreKey};
+use super::{Object, ObjectKind, ObjectName, VeiledFile, layout, write_pieces};
 use crate::ambient::point;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -21,33 +22,31 @@ const ENDING: &str = "open";
 
 /// The open segments of a history in an object store as they were put together, by the stems of their names; of a segment
 /// that could not be put together, the reason.
-pub type FetchedSegments = BTreeMap<String, std::result::Result<File, String>>;
+pub type FetchedSegments = BTreeMap<String, std::result::Result<VeiledFile, String>>;
 
 /// The open segments of one history, each known by the stem of its name: files in the history's local folder or, of a
 /// history in an object store, what was fetched of them, which can only be read.
 #[derive(Clone, Debug)]
 pub struct Spool {
     root: PathBuf,
-    fetched: Option<Arc<BTreeMap<String, std::result::Result<OpenFile, String>>>>,
+    /// The key of an encrypted history.
+    key: Option<StoreKey>,
+    fetched: Option<Arc<FetchedSegments>>,
 }
 
 impl Spool {
     pub fn new(root: &Path) -> Spool {
-        Spool { root: root.to_owned(), fetched: None }
+        Spool { root: root.to_owned(), key: None, fetched: None }
+    }
+
+    /// Makes the spool of an encrypted history.
+    pub fn sealed(root: &Path, key: &StoreKey) -> Spool {
+        Spool { root: root.to_owned(), key: Some(key.clone()), fetched: None }
     }
 
     /// Makes a spool of segments that were put together from objects.
-    ///
-    /// # Errors
-    /// `Unavailable` if a file cannot be read.
-    pub fn fetched(segments: FetchedSegments) -> Result<Spool> {
-        let open = |(stem, file): (String, std::result::Result<File, String>)| match file {
-            Ok(file) => Ok((stem, Ok(OpenFile::of(file)?))),
-            Err(fault) => Ok((stem, Err(fault))),
-        };
-        let opened = segments.into_iter().map(open).collect::<io::Result<_>>();
-        let opened = opened.context(Kind::Unavailable, || "cannot read a local copy of a segment".into())?;
-        Ok(Spool { root: PathBuf::new(), fetched: Some(Arc::new(opened)) })
+    pub fn fetched(segments: FetchedSegments) -> Spool {
+        Spool { root: PathBuf::new(), key: None, fetched: Some(Arc::new(segments)) }
     }
 
     /// Whether the segments were put together from objects.
@@ -64,8 +63,30 @@ impl Spool {
         Ok(())
     }
 
+    /// The cipher of a segment, in an encrypted history.
+    fn cipher(&self, stem: &str) -> Option<GrowingCipher> {
+        let key = self.key.as_ref()?;
+        Some(GrowingCipher::new(key.beside(), format!("journal/{stem}.{ENDING}")))
+    }
+
+    /// The path of a segment. In an encrypted history it has the name of the sealed segment, with another ending.
     fn path(&self, stem: &str) -> PathBuf {
-        layout::journal(&self.root).join(format!("{stem}.{ENDING}"))
+        let name = ObjectName::new(ObjectKind::Segment, stem);
+        let name = self.key.as_ref().map_or(name.clone(), |key| key.names().seal(&name));
+        layout::journal(&self.root).join(format!("{}.{ENDING}", name.stem()))
+    }
+
+    /// The stem that a file's stem stands for.
+    fn stem_of(&self, stem: &str) -> Result<String> {
+        let Some(key) = &self.key else { return Ok(stem.to_owned()) };
+        let opened = key.names().open(&ObjectName::new(ObjectKind::Segment, stem));
+        opened.map(|name| name.stem().to_owned()).ok_or_else(|| {
+            Error::damaged(format!(
+                "{} is no segment of this encrypted history: it was put there by somebody without its key; find out by whom, \
+                 and remove it",
+                layout::journal(&self.root).join(format!("{stem}.{ENDING}")).display()
+            ))
+        })
     }
 
     /// Makes the folder, if it is missing, and removes the files that a killed process left unfinished. Only a process
@@ -96,7 +117,7 @@ impl Spool {
         for entry in entries {
             let name = entry.context(Kind::Unavailable, failed)?.file_name();
             let stem = name.to_str().and_then(|name| name.strip_suffix(ENDING)?.strip_suffix('.'));
-            stems.extend(stem.map(str::to_owned));
+            stems.extend(stem.map(|stem| self.stem_of(stem)).transpose()?);
         }
         Ok(stems)
     }
@@ -109,14 +130,20 @@ impl Spool {
     /// Opens an open segment for reading, as long as it is now; `None` if there is none of this name.
     ///
     /// # Errors
-    /// `Unavailable` if the disk does not read.
+    /// `Unavailable` if the disk does not read; `Damaged` if the segment is not encrypted in an encrypted history, `Refused` if
+    /// a newer backwhen has encrypted it.
     pub fn open(&self, stem: &str) -> Result<Option<Box<dyn Object>>> {
         if let Some(fetched) = &self.fetched {
             let file = fetched.get(stem).cloned().transpose().map_err(Error::damaged)?;
             return Ok(file.map(|file| Box::new(file) as Box<dyn Object>));
         }
         let path = self.path(stem);
-        Ok(if_there(OpenFile::open(&path), &path)?.map(|file| Box::new(file) as Box<dyn Object>))
+        let Some(file) = if_there(OpenFile::open(&path), &path)? else { return Ok(None) };
+        let object: Box<dyn Object> = match self.cipher(stem) {
+            Some(cipher) => Box::new(cipher.open(Box::new(file), &self.locate(stem))?),
+            None => Box::new(file),
+        };
+        Ok(Some(object))
     }
 
     /// Begins an open segment with the first `len` bytes of `object`. The segment is there, durable, once this returns;
@@ -128,7 +155,11 @@ impl Spool {
         self.check_is_local()?;
         let path = self.path(stem);
         let mut file = NewFile::create(&path)?;
-        let written = write_pieces(&mut file, object, len);
+        let written = match self.cipher(stem) {
+            Some(cipher) => SealingWriter::begin(cipher, &mut file)
+                .and_then(|mut sealing| write_pieces(&mut sealing, object, len)),
+            None => write_pieces(&mut file, object, len),
+        };
         written.context(Kind::Unavailable, || format!("cannot write {}", path.display()))?;
         file.publish()
     }
@@ -136,13 +167,18 @@ impl Spool {
     /// Opens an open segment for its one writer.
     ///
     /// # Errors
-    /// `Unavailable` if it cannot be opened.
+    /// `Unavailable` if it cannot be opened; otherwise it fails as [`Spool::open`] does.
     pub fn append(&self, stem: &str) -> Result<Growing> {
         self.check_is_local()?;
         let path = self.path(stem);
         let file = unfollowed().read(true).write(true).open(&path);
-        let file = file.context(Kind::Unavailable, || format!("cannot open {}", path.display()))?;
-        Ok(Growing { file, path })
+        let failed = || format!("cannot open {}", path.display());
+        let file = file.context(Kind::Unavailable, failed)?;
+        let Some(cipher) = self.cipher(stem) else { return Ok(Growing { file, path, sealing: None }) };
+        let object = file.try_clone().and_then(OpenFile::of).context(Kind::Unavailable, failed)?;
+        let end = cipher.end(&object, &self.locate(stem))?;
+        let sealing = Some(GrowingSeal { cipher, end: Mutex::new(end) });
+        Ok(Growing { file, path, sealing })
     }
 
     /// Makes durable what any process has written to an open segment.
@@ -182,9 +218,43 @@ impl Spool {
     pub fn locate(&self, stem: &str) -> String {
         match self.fetched {
             Some(_) => format!("the open segment {stem}"),
+            None if self.key.is_some() => format!("{}, which is {stem}.{ENDING}", self.path(stem).display()),
             None => self.path(stem).display().to_string(),
         }
     }
+}
+
+/// Encrypts what is written to the file of a new segment.
+struct SealingWriter<'a> {
+    cipher: GrowingCipher,
+    end: GrowingEnd,
+    file: &'a mut NewFile,
+}
+
+impl SealingWriter<'_> {
+    fn begin(cipher: GrowingCipher, file: &mut NewFile) -> io::Result<SealingWriter<'_>> {
+        let (head, end) = cipher.begin().map_err(io::Error::other)?;
+        file.write_all(&head)?;
+        Ok(SealingWriter { cipher, end, file })
+    }
+}
+
+impl Write for SealingWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sealed = self.cipher.seal(&[bytes], &mut self.end).map_err(io::Error::other)?;
+        self.file.write_all(&sealed).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// The state from which the writer of an encrypted segment goes on.
+#[derive(Debug)]
+struct GrowingSeal {
+    cipher: GrowingCipher,
+    end: Mutex<GrowingEnd>,
 }
 
 /// The file of an open segment, for its one writer. Written bytes count only once they are synced.
@@ -192,17 +262,42 @@ impl Spool {
 pub struct Growing {
     file: File,
     path: PathBuf,
+    /// In an encrypted history.
+    sealing: Option<GrowingSeal>,
 }
 
 impl Growing {
-    /// Writes at `offset`, which is the end of all that was written before.
+    /// Writes parts that follow each other at `offset`, which is the end of all that was written before. An encrypted segment
+    /// needs fewer bytes for parts that are written together.
     ///
     /// # Errors
-    /// Fails as the disk does.
-    pub fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    /// Fails as the disk does; `InvalidInput` if an encrypted segment does not end at `offset`.
+    pub fn write_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        if let Some(sealing) = &self.sealing {
+            return self.write_sealed(sealing, parts, offset);
+        }
+        for part in parts {
+            point("journal.append")?;
+            power::writing(&self.path, offset);
+            self.file.write_all_at(part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_sealed(&self, sealing: &GrowingSeal, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        let mut known = sealing.end.lock().unwrap_or_else(PoisonError::into_inner);
+        // Bytes behind the end that do not open must be cut off first: they could open once others stand before them.
+        if known.len != offset || self.file.metadata()?.len() != known.at {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the segment does not end there"));
+        }
+        let mut end = known.clone();
+        let sealed = sealing.cipher.seal(parts, &mut end).map_err(io::Error::other)?;
         point("journal.append")?;
-        power::writing(&self.path, offset);
-        self.file.write_all_at(bytes, offset)
+        power::writing(&self.path, known.at);
+        self.file.write_all_at(&sealed, known.at)?;
+        *known = end;
+        Ok(())
     }
 
     /// Waits until the bytes are on disk.
@@ -222,9 +317,25 @@ impl Growing {
     /// Fails as the disk does.
     pub fn cut(&self, len: u64) -> io::Result<()> {
         point("journal.cut")?;
-        self.file.set_len(len)?;
+        match &self.sealing {
+            Some(sealing) => self.cut_sealed(sealing, len)?,
+            None => self.file.set_len(len)?,
+        }
         self.file.sync_all()?;
         power::synced(&self.path);
+        Ok(())
+    }
+
+    fn cut_sealed(&self, sealing: &GrowingSeal, len: u64) -> io::Result<()> {
+        let mut known = sealing.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let object = OpenFile::of(self.file.try_clone()?)?;
+        let cut = sealing.cipher.cut(&object, known.id(), len)?;
+        self.file.set_len(cut.keep)?;
+        if !cut.write.is_empty() {
+            power::writing(&self.path, cut.keep);
+            self.file.write_all_at(&cut.write, cut.keep)?;
+        }
+        *known = cut.end;
         Ok(())
     }
 }
@@ -250,7 +361,7 @@ mod tests {
 
         let before = spool.open("one").unwrap().unwrap();
         let growing = spool.append("one").unwrap();
-        growing.write_at(b" and blocks", 6).unwrap();
+        growing.write_at(&[b" and", b" blocks"], 6).unwrap();
         growing.sync().unwrap();
         assert_eq!((before.size(), spool.open("one").unwrap().unwrap().size()), (6, 17));
         assert_eq!(before.read_exact_at(&mut [0], 6).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

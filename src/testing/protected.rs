@@ -23,6 +23,7 @@ use crate::protect::{Access, begin};
 use crate::rewind::{Aim, Amendment, ConflictRule, MarkedState, Part, PutBack, reading_beyond};
 use crate::source::amend::AmendSession;
 use crate::source::{inspect, messages, sequences};
+use crate::store::LocalFolder;
 
 /// How long the history may take to come to where the database is.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -280,8 +281,8 @@ async fn new_history(source: &Conninfo, tools: &Tools, folder: &TempDir) -> Resu
     let access = Access { source, tools, jobs: 2, progress: &Silent };
     let wishes =
         begin::Wishes { include: Vec::new(), exclude: Vec::new(), event_triggers: true, full_identity: true };
-    let root = folder.path().join("history");
-    let begun = begin::init(&access, &root, wishes, None, &CancellationToken::new()).await?;
+    let local = LocalFolder::plain(&folder.path().join("history"));
+    let begun = begin::init(&access, &local, wishes, None, &CancellationToken::new()).await?;
     match begun.without_triggers {
         None => Ok(begun.history),
         Some(reason) => {

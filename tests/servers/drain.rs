@@ -134,7 +134,7 @@ fn without_signature(message: &[u8]) -> Vec<u8> {
 }
 
 fn messages(backwhen: &Backwhen) -> Vec<Vec<u8>> {
-    let history = History::open(&backwhen.history(), None).unwrap();
+    let history = History::open(&backwhen.local(), None).unwrap();
     let timeline = Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap();
     let mut found = Vec::new();
     for view in &timeline.current().unwrap().segments {

@@ -11,6 +11,7 @@ mod ddl_triggers;
 mod definitions;
 mod demand;
 mod drain;
+mod encrypted;
 mod expire;
 mod identity;
 mod journey;

@@ -58,7 +58,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "testing",
         &[
             "model", "history", "past", "connect", "pgtools", "source", "protect", "capture", "recover",
-            "rewind",
+            "rewind", "store",
         ],
     ),
     (

@@ -35,7 +35,7 @@ impl KnownCapture {
     /// `Unavailable` if the store does not answer.
     pub(super) fn of(history: &History) -> Result<KnownCapture> {
         if !history.is_remote() {
-            let (live, running) = (live::read(&history.live_path()), history.capture_is_running());
+            let (live, running) = (live::read(&history.live_state()), history.capture_is_running());
             return Ok(KnownCapture { live, running, ..KnownCapture::default() });
         }
         let held = history.store().read_note(Role::Capture)?;

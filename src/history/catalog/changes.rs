@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
+use super::opening::keep_sealed;
 use super::{Catalog, failed};
 use crate::error::{Context, Kind, Result};
 use crate::history::journal::{ChangeIndex, Segment};
@@ -28,8 +29,13 @@ impl Catalog {
             &tag.as_bytes()[..]
         ];
         let put = "INSERT OR REPLACE INTO change_indexes (segment, path, counts, filters, tag) VALUES (?1, ?2, ?3, ?4, ?5)";
-        if let Err(error) = self.connection()?.execute(put, row) {
-            tracing::debug!("the index of {}'s changes is not kept: {error}", segment.name().file_name());
+        let connection = self.connection()?;
+        match (connection.execute(put, row), &self.kept) {
+            (Ok(_), Some(file)) => keep_sealed(&connection, file),
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::debug!("the index of {}'s changes is not kept: {error}", segment.name().file_name());
+            }
         }
         Ok(made)
     }

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
+use super::opening::known_sealed;
 use super::rows::names;
 use super::sync::checkpoint_ids;
 use super::{Catalog, CheckpointRow, failed, open_file};
@@ -23,24 +24,19 @@ impl Catalog {
     /// # Errors
     /// `Unavailable` if the store cannot be listed.
     pub fn gone(history: &History) -> Result<Vec<String>> {
-        let path = layout::catalog(history.root());
-        if !files::is_there(&path) {
-            return Ok(Vec::new());
-        }
-        // A catalog that cannot be used is no witness.
-        let Ok(connection) = open_file(&path) else { return Ok(Vec::new()) };
-        let known = |query: &str| names(&connection, query).unwrap_or_default();
+        let Some(connection) = known(history) else { return Ok(Vec::new()) };
+        let seen = |query: &str| names(&connection, query).unwrap_or_default();
         // An expired object is no fault; a record that cannot be read is named elsewhere.
         let expired = history.expiry().ok().flatten();
         let may_miss = |covers: &dyn Fn(&Expiry) -> bool| expired.as_ref().is_some_and(covers);
         let mut gone = Vec::new();
-        for id in known("SELECT id FROM checkpoints").difference(&checkpoint_ids(history)?) {
+        for id in seen("SELECT id FROM checkpoints").difference(&checkpoint_ids(history)?) {
             if !may_miss(&|it| it.covers_checkpoint(id)) {
                 gone.push(history.locate_manifest(id));
             }
         }
         let segments = stored(history, ObjectKind::Segment)?;
-        for name in known("SELECT path FROM segments") {
+        for name in seen("SELECT path FROM segments") {
             let Some(object) = ObjectKind::Segment.object_in(&name) else { continue };
             let segment = SegmentName::of_object(&object);
             if !segments.contains(&object)
@@ -50,7 +46,7 @@ impl Catalog {
             }
         }
         let packs = stored(history, ObjectKind::Pack)?;
-        for name in known("SELECT name FROM packs") {
+        for name in seen("SELECT name FROM packs") {
             let object = image::pack_object(&name);
             if !packs.contains(&object) && !may_miss(&|it| it.packs.contains(&name)) {
                 gone.push(history.store().locate(&object));
@@ -65,7 +61,7 @@ impl Catalog {
     /// # Errors
     /// `Unavailable` if the disk does not read.
     pub fn disagreement(history: &History) -> Result<Option<String>> {
-        if !files::is_there(&layout::catalog(history.root())) {
+        if known(history).is_none() {
             return Ok(None);
         }
         // Listed before the catalog is brought up to date, so that it knows all of them.
@@ -76,7 +72,7 @@ impl Catalog {
             Ok(catalog) => catalog.first_difference(history, packs)?,
         };
         Ok(differs.map(|what| {
-            Catalog::forget(history.root());
+            Catalog::forget(history.local());
             format!("{CATALOG} does not agree with {what}; it is thrown away, and made anew from the objects")
         }))
     }
@@ -129,6 +125,15 @@ impl Catalog {
         }
         Ok(own == rows.len())
     }
+}
+
+/// The catalog as an earlier command has left it; `None` if there is none, or none that can be used, which is no witness.
+fn known(history: &History) -> Option<Connection> {
+    if let Some(file) = history.local().sealed_catalog() {
+        return known_sealed(&file).ok().flatten();
+    }
+    let path = layout::catalog(history.root());
+    if files::is_there(&path) { open_file(&path).ok() } else { None }
 }
 
 fn stored(history: &History, kind: ObjectKind) -> Result<BTreeSet<ObjectName>> {

@@ -10,7 +10,6 @@ mod opening;
 mod rows;
 mod sync;
 
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use rusqlite::{Connection, OptionalExtension};
@@ -24,11 +23,14 @@ use super::key::Authorship;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::{Lsn, PgTime};
 use crate::store::layout::{self, CATALOG};
-use opening::{open_file, put_away, start_over};
+use crate::store::{LocalFolder, VolatileFile, files};
+use opening::{open_file, open_sealed, put_away, start_over};
 
 /// The history's index, as of its last synchronisation.
 pub struct Catalog {
     connection: Mutex<Connection>,
+    /// The file of an encrypted history's catalog, which is in memory while it is used.
+    kept: Option<VolatileFile>,
     /// With a key, a row is believed only if it bears the key's tag, as somebody who can write to the history can write to
     /// its catalog too. The places of blocks need no tag, as a block is checked against its name.
     authorship: Authorship,
@@ -74,10 +76,16 @@ impl Catalog {
     /// # Errors
     /// `Damaged` if a segment's footer cannot be read.
     pub fn open(history: &History) -> Result<Catalog> {
-        let path = layout::catalog(history.root());
-        let connection = open_file(&path).or_else(|error| start_over(&path, &error))?;
+        let (connection, kept) = match history.local().sealed_catalog() {
+            Some(file) => (open_sealed(&file)?, Some(file)),
+            None => {
+                let path = layout::catalog(history.root());
+                (open_file(&path).or_else(|error| start_over(&path, &error))?, None)
+            }
+        };
         let authorship = history.authorship().clone();
-        let catalog = Catalog { connection: Mutex::new(connection), authorship, unusable: Mutex::default() };
+        let (connection, unusable) = (Mutex::new(connection), Mutex::default());
+        let catalog = Catalog { connection, kept, authorship, unusable };
         catalog.synchronise(history)?;
         Ok(catalog)
     }
@@ -87,9 +95,12 @@ impl Catalog {
         self.unusable.lock().map(|unusable| unusable.clone()).unwrap_or_default()
     }
 
-    /// Throws the catalog of the history at `root` away; the next one to open it makes it anew.
-    pub fn forget(root: &Path) {
-        put_away(&layout::catalog(root));
+    /// Throws the catalog of the history in a folder away; the next one to open it makes it anew.
+    pub fn forget(local: &LocalFolder) {
+        put_away(&layout::catalog(local.root()));
+        if let Some(file) = local.sealed_catalog() {
+            files::discard(file.path());
+        }
     }
 
     /// Returns the bytes of all packs.

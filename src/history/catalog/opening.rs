@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::failed;
 use crate::error::{Context, Kind, Result};
-use crate::store::files;
+use crate::store::{VolatileFile, files};
 
 /// The catalog's schema, by version; never edited once released.
 const MIGRATIONS: [&str; 3] = [
@@ -99,6 +99,36 @@ fn expected_schema() -> rusqlite::Result<Schema> {
     let mut connection = Connection::open_in_memory()?;
     migrate(&mut connection)?;
     schema(&connection)
+}
+
+/// Opens the catalog of an encrypted history in memory, as it was kept, or an empty one: what cannot be read is made anew.
+///
+/// # Errors
+/// `Unavailable` if there is no memory.
+pub(super) fn open_sealed(file: &VolatileFile) -> Result<Connection> {
+    match known_sealed(file) {
+        Ok(Some(connection)) => Ok(connection),
+        Ok(None) => Connection::open_in_memory().and_then(prepare).context(Kind::Unavailable, failed),
+        Err(error) => open_in_memory(file.path(), &error),
+    }
+}
+
+/// The catalog of an encrypted history as it was kept; `None` if there is none.
+pub(super) fn known_sealed(file: &VolatileFile) -> Result<Option<Connection>> {
+    let Some(bytes) = file.read()? else { return Ok(None) };
+    let opened = Connection::open_in_memory().and_then(|mut connection| {
+        connection.deserialize_read_exact("main", &bytes[..], bytes.len(), false)?;
+        prepare(connection)
+    });
+    opened.map(Some).context(Kind::Damaged, || format!("{} cannot be used", file.path().display()))
+}
+
+/// Keeps the catalog of an encrypted history for the next command. Where the disk does not take it, it is made anew then.
+pub(super) fn keep_sealed(connection: &Connection, file: &VolatileFile) {
+    let kept = connection.serialize("main").context(Kind::Internal, failed).and_then(|it| file.replace(&it));
+    if let Err(error) = kept {
+        tracing::debug!("the catalog is not kept: {error}");
+    }
 }
 
 /// Removes a catalog that cannot be used and makes a new one; on a disk that cannot be written, one in memory.

@@ -1,10 +1,12 @@
 //! Brings the catalog up to date with the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use super::opening::{open_in_memory, start_over};
+use super::opening::{keep_sealed, open_in_memory, start_over};
 use super::rows::{self, SegmentText, names};
 use super::{Catalog, CheckpointRow, UnusableObject, failed};
 use crate::ambient;
@@ -28,8 +30,11 @@ impl Catalog {
     pub fn synchronise(&self, history: &History) -> Result<()> {
         let mut connection = self.connection()?;
         let path = layout::catalog(history.root());
+        let before = connection.total_changes();
         let mut done = index(&mut connection, history);
-        for replacement in [start_over, open_in_memory] {
+        let replacements: &[fn(&Path, &dyn Display) -> Result<Connection>] =
+            if self.kept.is_some() { &[open_in_memory] } else { &[start_over, open_in_memory] };
+        for replacement in replacements {
             match &done {
                 Err(error) if error.kind() == Kind::Internal => *connection = replacement(&path, error)?,
                 _ => break,
@@ -37,6 +42,9 @@ impl Catalog {
             done = index(&mut connection, history);
         }
         let unusable = done?;
+        if let Some(file) = self.kept.as_ref().filter(|_| connection.total_changes() != before) {
+            keep_sealed(&connection, file);
+        }
         if let Ok(mut known) = self.unusable.lock() {
             for new in unusable.iter().filter(|new| !known.contains(new)) {
                 tracing::warn!("{}; it is passed over", new.why);

@@ -9,7 +9,8 @@ use crate::history::{FORMAT, Identity, Source};
 fn history() -> (tempfile::TempDir, History) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("history");
-    drop(History::prepare(&root, "init").unwrap());
+    let local = LocalFolder::plain(&root);
+    drop(History::prepare(&local, "init").unwrap());
     let identity = Identity {
         format: FORMAT,
         id: "0123456789abcdef0123456789abcdef".into(),
@@ -23,7 +24,7 @@ fn history() -> (tempfile::TempDir, History) {
         event_triggers: None,
         key: None,
     };
-    let history = History::found(&root, identity, Authorship::Unkeyed).unwrap();
+    let history = History::found(&local, identity, Authorship::Unkeyed).unwrap();
     (folder, history)
 }
 

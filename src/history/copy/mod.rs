@@ -67,8 +67,8 @@ pub fn copy(history: &History, place: &HistoryPlace, progress: &dyn Progress) ->
     // A copied object may be named by no manifest there yet, and must not be expired meanwhile.
     let _objects_there = store.share(Role::Objects, super::PATIENCE)?;
     let to = match place {
-        HistoryPlace::Folder(root) => Journal::in_folder(root, history.authorship()),
-        _ => Journal::to_remote(Arc::clone(&store), history.authorship())?,
+        HistoryPlace::Folder { .. } => Journal::of_local(&place.local_folder()?, history.authorship()),
+        _ => Journal::to_remote(Arc::clone(&store), history.authorship()),
     };
     let let_go = LetGo::of(history, &*store)?;
     let mut work = CopyWork::new(history, &to, &*store, progress);
@@ -145,7 +145,7 @@ fn begin(
     let lock = match earlier {
         Some(earlier) if earlier != *id => return Err(other(&earlier)),
         Some(_) => {
-            if let HistoryPlace::Folder(root) = place {
+            if let HistoryPlace::Folder { root, .. } = place {
                 layout::make_folders(root)?;
             }
             take(store)?
@@ -174,7 +174,7 @@ fn prepare(
     take: &dyn Fn(&dyn Store) -> Result<Lease>,
 ) -> Result<Lease> {
     match place {
-        HistoryPlace::Folder(root) => History::prepare(root, "copy"),
+        HistoryPlace::Folder { .. } => History::prepare(&place.local_folder()?, "copy"),
         _ if is_orphaned(store) && !is_of_same_slot(history, store) => Err(Error::refused(format!(
             "{place} holds objects of a history without its history.json, and not of this one; name a new prefix"
         ))),

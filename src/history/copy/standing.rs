@@ -81,7 +81,7 @@ impl StandingCopy {
         let store = place.store_to_copy()?;
         let take = |store: &dyn Store| store.lease_as(Role::Capture, "capture", owner);
         let lease = begin(history, place, &store, &take)?;
-        let to = Journal::to_remote(Arc::clone(&store), history.authorship())?;
+        let to = Journal::to_remote(Arc::clone(&store), history.authorship());
         list_all(&*store)?;
         // The copy is a history at every instant, so the images of these are there too.
         let done = store.list(ObjectKind::Checkpoint)?.into_iter().collect();

@@ -9,6 +9,7 @@ mod id;
 pub mod index;
 mod pack;
 mod read;
+mod scratch;
 mod sort;
 #[cfg(test)]
 mod tests;
@@ -23,11 +24,7 @@ pub use id::{BadBlockId, BlockId, BlockKind};
 pub use index::{BlockEntry, TableImage};
 pub use pack::{PackEntry, PackReader, object as pack_object, size_of as pack_size};
 pub use read::{Blocks, TableReader, lines, read_index, read_rows};
+pub use scratch::ScratchImages;
 pub use sort::{SortedRows, Sorter};
 pub use verify::{PackCheck, verify_pack};
 pub use write::{PackStats, Packs};
-
-/// A store for the packs of intermediate images, in a folder that the caller removes.
-pub fn scratch_store(folder: &std::path::Path) -> std::sync::Arc<dyn crate::store::Store> {
-    std::sync::Arc::new(crate::store::Folder::new(folder))
-}

@@ -3,7 +3,7 @@
 //! No store can hold an object that grows, so the bytes of an open segment are put there in pieces, each an object of its
 //! own that is called by the segment and the offset at which it begins. Where a piece ends is told by its length, and the
 //! next one begins there; as a name can be had only once, two writers cannot both go on. A reader puts the pieces
-//! together again in a nameless local file. An increment begins with a head of 80 bytes, see FORMAT.md.
+//! together again in a nameless local file, which only its process can read. An increment begins with a head of 80 bytes, see FORMAT.md.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 use super::name::SegmentName;
 use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store, cannot_read};
+use crate::store::{FetchedSegments, Object, ObjectKind, ObjectName, Spool, Store, VeilWriter, cannot_read};
 
 /// A magic word and the version.
 const MAGIC: [u8; 8] = *b"BWINC\x01\0\0";
@@ -116,7 +116,7 @@ pub fn fetch(store: &dyn Store, scratch: &Path) -> Result<Spool> {
     let sealed = store.list(ObjectKind::Segment)?;
     let mut segments = FetchedSegments::new();
     for (name, offsets) in offsets(store)?.into_iter().filter(|(name, _)| !sealed.contains(&name.object())) {
-        let file = ambient::nameless_file(scratch);
+        let file = ambient::nameless_file(scratch).and_then(VeilWriter::new);
         let mut file =
             file.context(Kind::Unavailable, || format!("cannot make a file in {}", scratch.display()))?;
         let content = match join(store, name, &offsets, &mut file) {
@@ -125,11 +125,11 @@ pub fn fetch(store: &dyn Store, scratch: &Path) -> Result<Spool> {
                 return Err(Error::unavailable(format!("{place} was sealed while it was read; try again")));
             }
             Err(error) if error.kind() == Kind::Damaged => Err(error.message().to_owned()),
-            joined => joined.map(|()| Ok(file))?,
+            joined => joined.map(|()| Ok(file.veiled()))?,
         };
         segments.insert(name.stem(), content);
     }
-    Spool::fetched(segments)
+    Ok(Spool::fetched(segments))
 }
 
 /// Writes the increments of one segment one behind the other.

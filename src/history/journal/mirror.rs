@@ -206,7 +206,7 @@ fn grow(
         bytes.resize(header.whole_len() as usize, 0);
         block::read_exact(original, &mut bytes, *offset)
             .map_err(|_| std::io::Error::other("the segment became shorter while it was copied"))?;
-        target.write_at(&bytes, *offset)?;
+        target.write_at(&[&bytes], *offset)?;
     }
     target.sync()
 }

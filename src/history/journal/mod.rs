@@ -1,6 +1,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod admission;
+mod adopt;
 mod block;
 mod builder;
 mod columns;
@@ -39,6 +40,7 @@ mod writer;
 mod tests;
 
 pub use admission::Admission;
+pub use adopt::adopt_increments;
 pub use builder::{BlockBuilder, RawBlock, Received};
 pub use counts::{ChangeCount, ChangeKind, Counts};
 pub use footer::{Footer, read_footer};

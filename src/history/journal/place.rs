@@ -1,6 +1,5 @@
 //! The places of a history's segments: open segments lie in its spool, sealed segments in its store.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::fault::SegmentFault;
@@ -8,7 +7,7 @@ use super::increments;
 use super::name::{SegmentHeader, SegmentName};
 use crate::error::{Error, Result};
 use crate::history::key::{Authorship, SegmentKey};
-use crate::store::{FetchedSegments, Folder, Object, ObjectKind, ObjectName, Spool, Store};
+use crate::store::{FetchedSegments, LocalFolder, Object, ObjectKind, ObjectName, Spool, Store};
 
 /// All segments of one history. A clone is the same journal.
 #[derive(Clone, Debug)]
@@ -25,13 +24,18 @@ impl Journal {
     }
 
     /// Makes the journal of a history that lies in a local folder.
-    pub fn in_folder(root: &Path, authorship: &Authorship) -> Journal {
-        Journal::new(Arc::new(Folder::new(root)), Spool::new(root), authorship.clone())
+    pub fn of_local(local: &LocalFolder, authorship: &Authorship) -> Journal {
+        Journal::new(local.store(), local.spool(), authorship.clone())
+    }
+
+    /// Makes the journal of a history that lies in a local folder, and is not encrypted.
+    pub fn in_folder(root: &std::path::Path, authorship: &Authorship) -> Journal {
+        Journal::of_local(&LocalFolder::plain(root), authorship)
     }
 
     /// Makes the journal of a copy in an object store. Its open segments can be written and not read.
-    pub fn to_remote(store: Arc<dyn Store>, authorship: &Authorship) -> Result<Journal> {
-        Ok(Journal::new(store, Spool::fetched(FetchedSegments::new())?, authorship.clone()))
+    pub fn to_remote(store: Arc<dyn Store>, authorship: &Authorship) -> Journal {
+        Journal::new(store, Spool::fetched(FetchedSegments::new()), authorship.clone())
     }
 
     /// Whether the segments lie in an object store.

@@ -1,6 +1,5 @@
 //! Appends blocks to the open segment. Only the sync of this writer makes a position durable.
 
-use super::block::HEADER_LEN as BLOCK_HEADER_LEN;
 use super::builder::RawBlock;
 use super::name::{SegmentHeader, SegmentName};
 use super::place::Journal;
@@ -119,10 +118,7 @@ impl Writer {
         if let Some(tag) = &tag {
             self.stored.extend_from_slice(tag.as_bytes());
         }
-        let written = self
-            .file
-            .write_at(&bytes, self.len)
-            .and_then(|()| self.file.write_at(&self.stored, self.len + BLOCK_HEADER_LEN as u64));
+        let written = self.file.write_at(&[&bytes, &self.stored], self.len);
         self.done(written, "write")?;
         if let (Some(chain), Some(tag)) = (&mut self.chain, tag) {
             chain.last = tag;

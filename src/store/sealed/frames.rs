@@ -133,7 +133,7 @@ impl SealFault {
 
 /// The cipher for the objects of one store.
 #[derive(Clone)]
-pub(super) struct DataCipher(XChaCha20Poly1305);
+pub(in crate::store) struct DataCipher(XChaCha20Poly1305);
 
 impl DataCipher {
     pub(super) fn new(key: &[u8; 32]) -> DataCipher {
@@ -141,18 +141,26 @@ impl DataCipher {
     }
 
     /// Seals a short text with a nonce of its own before it. `what` must be given again to open it.
-    pub(super) fn seal_text(&self, what: &str, text: &[u8]) -> Result<Vec<u8>> {
+    pub(in crate::store) fn seal_text(&self, what: &str, text: &[u8]) -> Result<Vec<u8>> {
         let nonce: [u8; 24] = ambient::random()?;
-        let payload = Payload { msg: text, aad: what.as_bytes() };
-        let sealed = self.0.encrypt(&XNonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| Error::internal("a text is too long to be encrypted"))?;
-        Ok([&nonce[..], &sealed].concat())
+        Ok([&nonce[..], &self.seal_with(&nonce, what.as_bytes(), text)?].concat())
     }
 
     /// Opens what [`DataCipher::seal_text`] has sealed; `None` if it was changed.
-    pub(super) fn open_text(&self, what: &str, sealed: &[u8]) -> Option<Vec<u8>> {
-        let (nonce, msg) = sealed.split_first_chunk::<24>()?;
-        self.0.decrypt(&XNonce::from(*nonce), Payload { msg, aad: what.as_bytes() }).ok()
+    pub(in crate::store) fn open_text(&self, what: &str, sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<24>()?;
+        self.open_with(nonce, what.as_bytes(), sealed)
+    }
+
+    /// Seals bytes under a nonce that is used once. `subject` must be given again to open them.
+    pub(super) fn seal_with(&self, nonce: &[u8; 24], subject: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+        let sealed = self.0.encrypt(&XNonce::from(*nonce), Payload { msg: plain, aad: subject });
+        sealed.map_err(|_| Error::internal("bytes are too long to be encrypted"))
+    }
+
+    /// Opens what [`DataCipher::seal_with`] has sealed; `None` if it was changed.
+    pub(super) fn open_with(&self, nonce: &[u8; 24], subject: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(&XNonce::from(*nonce), Payload { msg: sealed, aad: subject }).ok()
     }
 
     fn frame(&self, of: &Sealing<'_>, frame: u64) -> (XNonce, Vec<u8>) {

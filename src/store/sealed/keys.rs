@@ -30,7 +30,7 @@ impl StoreKey {
     }
 
     #[cfg(test)]
-    pub(super) fn of_byte(byte: u8) -> StoreKey {
+    pub fn of_byte(byte: u8) -> StoreKey {
         StoreKey([byte; 32])
     }
 
@@ -43,7 +43,12 @@ impl StoreKey {
         DataCipher::new(&self.derive("data"))
     }
 
-    pub(super) fn names(&self) -> NameCipher {
+    /// The cipher for what is no object: open segments, the catalog, and the live state.
+    pub(in crate::store) fn beside(&self) -> DataCipher {
+        DataCipher::new(&self.derive("beside objects"))
+    }
+
+    pub(in crate::store) fn names(&self) -> NameCipher {
         NameCipher::new(self.derive("hashes of names"), self.derive("names"))
     }
 
@@ -66,9 +71,18 @@ pub struct OpenedKey {
     pub identity: AgeIdentity,
     /// Who has vouched for it.
     pub vouched_by: Recipient,
+    /// Who could open the store when the key was found.
+    pub recipients: Vec<Recipient>,
 }
 
 impl OpenedKey {
+    #[cfg(test)]
+    pub fn of_byte(byte: u8) -> OpenedKey {
+        let identity = AgeIdentity::random().unwrap();
+        let vouched_by = identity.recipient();
+        OpenedKey { key: StoreKey::of_byte(byte), identity, vouched_by, recipients: Vec::new() }
+    }
+
     /// Whether the identity itself vouches for the key: nobody else can have put it there.
     pub fn is_own(&self) -> bool {
         self.vouched_by == self.identity.recipient()
@@ -104,6 +118,7 @@ fn unwrap(bytes: &[u8], identity: &AgeIdentity) -> Option<OpenedKey> {
         key,
         identity: identity.clone(),
         vouched_by: by,
+        recipients: Vec::new(),
     })
 }
 
@@ -156,7 +171,7 @@ pub fn find(store: &dyn Store, identities: &Identities, place: &str) -> Result<O
     }
     opened.sort_by_key(|key: &OpenedKey| !key.is_own());
     match (opened.into_iter().next(), shut.first()) {
-        (Some(key), _) => Ok(key),
+        (Some(key), _) => Ok(OpenedKey { recipients: recipients(store)?, ..key }),
         (None, Some(shut)) => Err(Error::damaged(format!(
             "{shut} is damaged: {} does not open it, although it is the right one; somebody with another identity can put it \
              there anew, with: backwhen key remove, and backwhen key add",

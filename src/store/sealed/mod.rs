@@ -3,13 +3,14 @@
 mod age;
 mod envelope;
 mod frames;
+mod growing;
 mod identity;
 mod keys;
 mod names;
 mod secrecy;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +19,17 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 pub use self::age::{AgeIdentity, Recipient};
 pub use self::envelope::{ENCRYPTED_FORMAT, is_envelope};
-use self::frames::{DataCipher, SealFault, SealedObject, Shape};
+pub(super) use self::frames::DataCipher;
+use self::frames::{SealFault, SealedObject, Shape};
+pub(super) use self::growing::{GrowingCipher, GrowingEnd};
 pub use self::identity::{Identities, IdentitySource};
 pub use self::keys::{OpenedKey, StoreKey, add, find, is_encrypted, recipients, remove};
 use self::names::NameCipher;
-pub use self::secrecy::{NewCopy, Secrecy, check_is_own, needs_identity, wants_identity};
+pub use self::secrecy::{
+    NewCopy, Secrecy, check_is_own, needs_identity, wants_identity, wants_identity_for_history,
+};
 use super::drafts::Drafts;
-use super::folder::OpenFile;
+use super::folder::{Folder, OpenFile};
 use super::{Dispersed, HolderNote, Lease, LentFile, NewFile, Object, ObjectKind, ObjectName, Role, Store};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -42,7 +47,7 @@ pub struct Sealed {
 impl Sealed {
     /// Makes the store; nothing is asked. `scratch` is a local folder for objects that are being made.
     pub fn new(inner: Arc<dyn Store>, key: &StoreKey, scratch: PathBuf) -> Sealed {
-        Sealed { inner, data: key.data(), names: key.names(), drafts: Drafts::new(scratch) }
+        Sealed { inner, data: key.data(), names: key.names(), drafts: Drafts::veiled(scratch) }
     }
 
     /// The name in the store beneath.
@@ -155,9 +160,12 @@ impl Store for Sealed {
         }
         let to = self.sealed(name)?;
         let failed = || format!("cannot encrypt {} for {}", file.path().display(), self.locate(name));
-        let plain = OpenFile::open(file.path()).context(Kind::Unavailable, failed)?;
+        let plain: Box<dyn Object> = match file.veiled() {
+            Some(veiled) => Box::new(veiled),
+            None => Box::new(OpenFile::open(file.path()).context(Kind::Unavailable, failed)?),
+        };
         let mut sealed = self.inner.draft(name.kind())?;
-        let written = frames::seal_into(&self.data, &name.to_string(), &plain, &mut sealed)?;
+        let written = frames::seal_into(&self.data, &name.to_string(), &*plain, &mut sealed)?;
         written.context(Kind::Unavailable, failed)?;
         self.inner.put_file(&to, sealed)
     }
@@ -230,6 +238,14 @@ impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sealed({:?})", self.inner)
     }
+}
+
+/// Makes a store in an empty folder of which only this process can read the objects: the key is nowhere but in memory.
+///
+/// # Errors
+/// `Internal` without randomness.
+pub fn unreadable_elsewhere(folder: &Path) -> Result<Arc<dyn Store>> {
+    Ok(Arc::new(Sealed::new(Arc::new(Folder::new(folder)), &StoreKey::random()?, folder.to_owned())))
 }
 
 /// A sealed store for the tests that every store passes.

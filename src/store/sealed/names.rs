@@ -20,7 +20,7 @@ const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// The keys for names.
 #[derive(Clone)]
-pub(super) struct NameCipher {
+pub(in crate::store) struct NameCipher {
     hash: [u8; 32],
     stream: [u8; 32],
 }
@@ -31,7 +31,7 @@ impl NameCipher {
     }
 
     /// The name under which an object lies in the store. The names of objects of which there is one are no secret.
-    pub(super) fn seal(&self, name: &ObjectName) -> ObjectName {
+    pub(in crate::store) fn seal(&self, name: &ObjectName) -> ObjectName {
         if name.kind().only_stem().is_some() {
             return name.clone();
         }
@@ -44,7 +44,7 @@ impl NameCipher {
     }
 
     /// The name that [`NameCipher::seal`] has hidden; `None` if it has not made this name.
-    pub(super) fn open(&self, sealed: &ObjectName) -> Option<ObjectName> {
+    pub(in crate::store) fn open(&self, sealed: &ObjectName) -> Option<ObjectName> {
         if sealed.kind().only_stem().is_some() {
             return Some(sealed.clone());
         }

@@ -1,12 +1,12 @@
 //! Decides whether a copy is encrypted, and finds the key that opens it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::keys::{self, OpenedKey};
 use super::{Identities, IdentitySource, Recipient, Sealed};
 use crate::error::{Error, Result};
-use crate::store::{ObjectKind, ObjectName, Role, Store};
+use crate::store::{ObjectKind, ObjectName, Role, Store, layout};
 
 /// The wish of a person for a copy that is not there yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,6 +90,49 @@ impl Secrecy {
         Ok(Arc::new(Sealed::new(inner, &opened.key, scratch)))
     }
 
+    /// Finds the key of an encrypted place.
+    ///
+    /// # Errors
+    /// `Refused` if no identity is named, or none that opens it; otherwise the errors of [`keys::find`].
+    pub fn find(&self, inner: &dyn Store, place: &str) -> Result<OpenedKey> {
+        let Some(source) = &self.identities else { return Err(needs_identity(inner, place)) };
+        self.key(|| keys::find(inner, &source.read()?, place))
+    }
+
+    /// Returns the key, if it was found before.
+    pub fn found(&self) -> Option<&OpenedKey> {
+        self.found.get()
+    }
+
+    /// Makes the key of a new history for the own identity and the recipients, or takes over the one that a killed process
+    /// has made.
+    ///
+    /// # Errors
+    /// `Usage` if no identity is named; `Refused` if it is not sure who has made the key; otherwise the errors of
+    /// [`keys::find`].
+    pub fn begin(&self, inner: &dyn Store, place: &str) -> Result<OpenedKey> {
+        let source = self.identities.as_ref().ok_or_else(wants_identity_for_history)?;
+        let opened = self.key(|| make(inner, source, place))?;
+        check_is_own(&opened, place)?;
+        for recipient in &self.recipients {
+            keys::add(inner, &opened, &opened.identity, recipient)?;
+        }
+        Ok(opened)
+    }
+
+    /// # Errors
+    /// `Usage` if the identity file lies in the folder that it is to open.
+    pub fn refuse_an_identity_in(&self, root: &Path) -> Result<()> {
+        match &self.identities {
+            Some(IdentitySource::File(file)) if layout::is_inside(file, root) => Err(Error::usage(format!(
+                "the identity file {} would lie inside the history {}, which it opens; name a file elsewhere",
+                file.display(),
+                root.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn key(&self, find: impl FnOnce() -> Result<OpenedKey>) -> Result<OpenedKey> {
         match self.found.get() {
             Some(known) => Ok(known.clone()),
@@ -140,9 +183,23 @@ pub fn wants_identity() -> Error {
     )
 }
 
-/// The error for an encrypted copy that is read without an identity.
+/// The error for an encrypted history that is begun without an identity.
+pub fn wants_identity_for_history() -> Error {
+    Error::usage(
+        "an encrypted history needs an identity that opens it, and every command needs it again; name a file with \
+         --identity-file: it is made if it is not there, and may be one of `age-keygen -o FILE`. Keep a copy of it elsewhere",
+    )
+}
+
+/// The error for what is encrypted and is read without an identity.
 pub fn needs_identity(inner: &dyn Store, place: &str) -> Error {
     let number = keys::recipients(inner).map_or(0, |found| found.len());
+    if number == 0 {
+        return Error::damaged(format!(
+            "{place} is encrypted, and nobody's key is there: bring its folder keys/ back from a backup of the same place. \
+             Another copy of the history has another key: recover from that, or make a new history of it with: backwhen copy"
+        ));
+    }
     let many = if number == 1 { "1 recipient".to_owned() } else { format!("{number} recipients") };
     Error::refused(format!(
         "{place} is encrypted for {many}; name the file with your identity with --identity-file, or a program that prints it with \

@@ -111,10 +111,19 @@ fn read_all(folder: &Path, text: &mut String) {
 /// Under load, with the power cut each time.
 #[test]
 fn a_capture_that_dies_at_any_step_loses_and_doubles_nothing() {
+    die_at_every_step(&|backwhen| backwhen);
+}
+
+#[test]
+fn a_capture_of_an_encrypted_history_that_dies_at_any_step_loses_and_doubles_nothing() {
+    die_at_every_step(&Backwhen::encrypted);
+}
+
+fn die_at_every_step(prepared: &dyn Fn(Backwhen) -> Backwhen) {
     let server = Server::shared(None);
     let database = bank(&server);
     let power = Power::new();
-    let backwhen = Backwhen::new(&server, &database)
+    let backwhen = prepared(Backwhen::new(&server, &database))
         .with_env("BACKWHEN_HEARTBEAT", "500ms")
         .with_env("BACKWHEN_TEST_ROLL_AT", "20000");
     backwhen.init();

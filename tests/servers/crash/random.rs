@@ -37,15 +37,27 @@ struct Count {
 
 #[test]
 fn random_kills_lose_and_double_nothing() {
+    die_at_random(&|backwhen| backwhen);
+}
+
+/// The copies that are made meanwhile are encrypted too.
+#[test]
+fn random_kills_of_an_encrypted_history_lose_and_double_nothing() {
+    die_at_random(&Backwhen::encrypted);
+}
+
+fn die_at_random(prepared: &dyn Fn(Backwhen) -> Backwhen) {
     let seconds = number("BACKWHEN_SOAK_SECONDS");
     let seed = seed_of(seconds);
     println!("again with: BACKWHEN_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let server = Server::start(None);
     let database = bank(&server);
-    let backwhen = Backwhen::new(&server, &database)
+    let backwhen = prepared(Backwhen::new(&server, &database))
         .with_env("BACKWHEN_HEARTBEAT", "500ms")
         .with_env("BACKWHEN_TEST_ROLL_AT", "200000");
+    let cache = backwhen.folder().join("cache");
+    let backwhen = backwhen.with_env("BACKWHEN_CACHE", cache.to_str().unwrap());
     backwhen.init();
     let power = Power::new();
     let (begun, mut count) = (Instant::now(), Count::default());

@@ -9,6 +9,7 @@ use backwhen::history::History;
 use backwhen::history::journal::{BlockBuilder, Event, Journal, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
 use backwhen::model::{Lsn, PgTime};
+use backwhen::store::LocalFolder;
 
 /// The files in one folder of a history whose names end like this, sorted.
 pub fn objects(history: &Path, folder: &str, ending: &str) -> Vec<PathBuf> {
@@ -63,7 +64,7 @@ pub fn rewrite_sealed(history: &Path, old: &[u8], new: &[u8]) {
     let segment = Segment::open(&journal, name).unwrap();
     let folder = history.join("forged");
     let forged = Journal::in_folder(&folder, &Authorship::Unkeyed);
-    let id = History::open(history, None).unwrap().identity().id_bytes().unwrap();
+    let id = History::open(&LocalFolder::plain(history), None).unwrap().identity().id_bytes().unwrap();
     let (mut writer, _) = Writer::open(&forged, id, name.epoch, name.start).unwrap();
     let mut builder = BlockBuilder::new(name.start);
     let mut replaced = 0;
@@ -100,7 +101,7 @@ pub fn rewrite_sealed(history: &Path, old: &[u8], new: &[u8]) {
 pub fn append_to_open(history: &Path) {
     let journal = Journal::in_folder(history, &Authorship::Unkeyed);
     let name = journal.list().unwrap().into_iter().rfind(|name| !name.sealed).unwrap();
-    let id = History::open(history, None).unwrap().identity().id_bytes().unwrap();
+    let id = History::open(&LocalFolder::plain(history), None).unwrap().identity().id_bytes().unwrap();
     let (mut writer, recovered) = Writer::open(&journal, id, name.epoch, name.start).unwrap();
     let mut builder = BlockBuilder::new(recovered.frontier);
     builder.push_idle(Lsn(recovered.frontier.0 + 0x10000), PgTime(i64::MAX / 2)).unwrap();

@@ -2,37 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{CHANGES_AGAIN, Stored, exit, text};
+use crate::support::scan::{files, readable};
 use crate::support::shop::{assert_says, captured_shop};
 use crate::support::{Backwhen, Server, wait_for};
 
 /// A file with a new identity for the copies of this history; the copy makes it.
 fn identity(backwhen: &Backwhen, name: &str) -> String {
     text(&backwhen.folder().join(name))
-}
-
-/// Every file in a folder, with what lies beneath it.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path: PathBuf = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push((text(&path), fs::read(&path).unwrap()));
-        }
-    }
-    found
-}
-
-/// The words of the source, and the secrets, that are found in names or bytes.
-fn readable<'a>(words: &[&'a str], objects: &[(String, Vec<u8>)]) -> Vec<&'a str> {
-    let holds = |bytes: &[u8], word: &str| bytes.windows(word.len()).any(|it| it == word.as_bytes());
-    let is_there =
-        |word: &&str| objects.iter().any(|(name, bytes)| holds(name.as_bytes(), word) || holds(bytes, word));
-    words.iter().copied().filter(is_there).collect()
 }
 
 /// The words that must not be found in an encrypted copy: names, values, labels, the name of the slot, and secrets.

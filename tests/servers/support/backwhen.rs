@@ -8,6 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use backwhen::history::HistoryPlace;
+use backwhen::store::LocalFolder;
+use backwhen::store::sealed::{IdentitySource, NewCopy, Secrecy};
 use tempfile::TempDir;
 
 use super::capture::Capture;
@@ -36,7 +39,17 @@ pub struct Output {
 impl Backwhen {
     pub fn new(server: &Server, database: &str) -> Backwhen {
         let folder = scratch_folder("backwhen-test-");
-        Backwhen { folder, server: server.clone(), database: database.to_owned(), environment: Vec::new() }
+        let (server, database) = (server.clone(), database.to_owned());
+        let backwhen = Backwhen { folder, server, database, environment: Vec::new() };
+        // Any subject runs on encrypted histories, if a person asks for it.
+        if std::env::var_os("TEST_ENCRYPTED").is_some() { backwhen.encrypted() } else { backwhen }
+    }
+
+    /// The same with an encrypted history, and an identity that every command has.
+    pub fn encrypted(self) -> Backwhen {
+        let identity = self.folder.path().join("identity");
+        let identity = identity.to_str().expect("a plain path").to_owned();
+        self.with_env("BACKWHEN_IDENTITY_FILE", &identity).with_env("BACKWHEN_ENCRYPT", "true")
     }
 
     /// An environment variable for every command from now on.
@@ -48,6 +61,17 @@ impl Backwhen {
     pub fn history(&self) -> PathBuf {
         let named = self.environment.iter().rev().find(|(name, _)| name == "BACKWHEN_HISTORY");
         named.map_or_else(|| self.folder.path().join("history"), |(_, path)| path.into())
+    }
+
+    /// The folder of the history, opened with the identity if it is encrypted.
+    pub fn local(&self) -> LocalFolder {
+        let root = self.history();
+        if !root.join("keys").exists() {
+            return LocalFolder::plain(&root);
+        }
+        let identity = IdentitySource::File(self.folder.path().join("identity"));
+        let secrecy = Some(Secrecy::new(Some(identity), NewCopy::default(), Vec::new()));
+        HistoryPlace::Folder { root, secrecy }.local_folder().expect("the identity opens it")
     }
 
     /// A folder of this test, removed with it; for files to recover into.

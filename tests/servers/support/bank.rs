@@ -7,6 +7,7 @@ use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::timeline::Timeline;
 use backwhen::model::Lsn;
+use backwhen::store::LocalFolder;
 
 use super::{Backwhen, Server, meanwhile};
 
@@ -65,22 +66,26 @@ pub fn confirmed(backwhen: &Backwhen) -> Lsn {
 
 /// Reads the objects as a process does that comes fresh to them.
 pub fn timeline(backwhen: &Backwhen) -> Timeline {
-    timeline_of(&backwhen.history())
+    timeline_of(&backwhen.local())
 }
 
-fn timeline_of(history: &Path) -> Timeline {
-    let history = History::open(history, None).unwrap();
+fn timeline_of(local: &LocalFolder) -> Timeline {
+    let history = History::open(local, None).unwrap();
     Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap()
 }
 
 /// The ends of all transactions, in the order in which they are kept; each must be there once.
 pub fn commits(backwhen: &Backwhen) -> Vec<Lsn> {
-    commits_of(&backwhen.history())
+    commits_in(&backwhen.local())
 }
 
-/// The same of any folder.
+/// The same of any folder that is not encrypted.
 pub fn commits_of(history: &Path) -> Vec<Lsn> {
-    let timeline = timeline_of(history);
+    commits_in(&LocalFolder::plain(history))
+}
+
+fn commits_in(local: &LocalFolder) -> Vec<Lsn> {
+    let timeline = timeline_of(local);
     let segments = timeline.current().unwrap().segments.iter();
     let segments = segments.map(|view| view.open().unwrap());
     let commits: Vec<_> = segments

@@ -68,8 +68,7 @@ impl<'a> Capture<'a> {
 
     /// Returns the live state that this capture has written.
     fn live(&self) -> Option<Live> {
-        live::read(&self.backwhen.history().join("live/capture.json"))
-            .filter(|live| live.process == self.pid())
+        live::read(&self.backwhen.local().live_state()).filter(|live| live.process == self.pid())
     }
 
     /// Returns once the live state is so.
@@ -131,7 +130,7 @@ impl<'a> Capture<'a> {
 
     /// Returns the position that `status` would read, without a process for each question.
     fn timeline(&self) -> Option<Timeline> {
-        let history = History::open(&self.backwhen.history(), None).ok()?;
+        let history = History::open(&self.backwhen.local(), None).ok()?;
         Timeline::read(&history, &Catalog::open(&history).ok()?).ok()
     }
 

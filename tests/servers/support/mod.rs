@@ -18,6 +18,7 @@ mod programs;
 mod proxy;
 pub mod s3;
 pub mod s3_faults;
+pub mod scan;
 mod scratch;
 mod seeds;
 mod server;

@@ -82,7 +82,7 @@ fn asked_rows_are_those_that_reading_everything_finds() {
         let scene = scene(server, TABLES);
         scene.psql(&format!("CALL work({}, 150)", random.random_range(-1.0..1.0)));
         scene.drain();
-        let history = History::open(&scene.backwhen.history(), None).unwrap();
+        let history = History::open(&scene.backwhen.local(), None).unwrap();
         let reading = Reading::open(&history).unwrap();
         let stretch = reading.timeline().current().unwrap();
         let segments = stretch.segments.iter().map(|view| view.open().unwrap());

@@ -61,7 +61,7 @@ fn lose_the_slot(backwhen: &Backwhen) {
 
 /// What the newest epoch's first checkpoint was made of.
 fn resync(backwhen: &Backwhen) -> Resync {
-    let history = History::open(&backwhen.history(), None).unwrap();
+    let history = History::open(&backwhen.local(), None).unwrap();
     let epoch = history.current_epoch().unwrap();
     let id = backwhen::history::checkpoint::checkpoint_id(epoch.number, epoch.start);
     history.read_checkpoint(&id).unwrap().resync.expect("the source was compared")

@@ -1,11 +1,11 @@
-//! Sorted rows on disk, in unnamed files that are gone with the process.
+//! Sorted rows on disk, in unnamed files that are gone with the process, and that only this process can read.
 
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use crate::ambient;
 use crate::error::{Context, Kind, Result};
+use crate::store::{VeilWriter, VeiledFile};
 
 /// The level of compression. Runs are written and read once, so speed counts more than size.
 const LEVEL: i32 = -1;
@@ -14,13 +14,13 @@ const BUFFER: usize = 64 << 10;
 
 /// A run that is being written.
 pub struct RunWriter {
-    out: BufWriter<zstd::Encoder<'static, File>>,
+    out: BufWriter<zstd::Encoder<'static, VeilWriter>>,
     last: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl RunWriter {
     pub fn create(scratch: &Path) -> Result<RunWriter> {
-        let encoder = ambient::nameless_file(scratch).and_then(|file| {
+        let encoder = ambient::nameless_file(scratch).and_then(VeilWriter::new).and_then(|file| {
             let mut encoder = zstd::Encoder::new(file, LEVEL)?;
             encoder.include_checksum(true)?;
             Ok(encoder)
@@ -59,9 +59,8 @@ impl RunWriter {
             .into_inner()
             .map_err(|error| error.into_error())
             .context(Kind::Unavailable, cannot_write)?;
-        let mut file = encoder.finish().context(Kind::Unavailable, cannot_write)?;
-        file.rewind().context(Kind::Unavailable, cannot_write)?;
-        Ok(Run { file })
+        let file = encoder.finish().context(Kind::Unavailable, cannot_write)?;
+        Ok(Run { file: file.veiled() })
     }
 }
 
@@ -71,19 +70,20 @@ fn cannot_write() -> String {
 
 /// A run that is written.
 pub struct Run {
-    file: File,
+    file: VeiledFile,
 }
 
 /// A run that is being read, one row at a time.
 pub struct RunReader {
-    input: BufReader<zstd::Decoder<'static, BufReader<File>>>,
+    input: BufReader<zstd::Decoder<'static, BufReader<Box<dyn Read + Send>>>>,
     key: Vec<u8>,
     line: Vec<u8>,
 }
 
 impl RunReader {
     pub fn open(run: Run) -> Result<RunReader> {
-        let decoder = zstd::Decoder::new(run.file).context(Kind::Unavailable, cannot_read)?;
+        let file: Box<dyn Read + Send> = Box::new(run.file.into_reader());
+        let decoder = zstd::Decoder::new(file).context(Kind::Unavailable, cannot_read)?;
         let input = BufReader::with_capacity(BUFFER, decoder);
         Ok(RunReader { input, key: Vec::new(), line: Vec::new() })
     }

@@ -211,7 +211,8 @@ fn write_fixture(key: &Key) {
     identity.format = crate::history::KEYED_FORMAT;
     identity.id = HISTORY.iter().map(|byte| format!("{byte:02x}")).collect();
     identity.key = Some(crate::history::KeyRecord { id: key.id() });
-    crate::history::History::found(&folder, identity, authorship).unwrap();
+    let local = crate::store::LocalFolder::plain(&folder);
+    crate::history::History::found(&local, identity, authorship).unwrap();
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod keyed;
 mod lookup;
 mod paths;
 mod round_trip;
+mod sealed;
 mod stream;
