@@ -94,7 +94,7 @@ impl Store for Sealed {
         let open = |sealed: ObjectName| {
             self.names.open(&sealed).ok_or_else(|| {
                 Error::damaged(format!(
-                    "{} is no object of this encrypted copy: it was put there by somebody without its key; find out by whom, \
+                    "{} is no object of this encrypted place: it was put there by somebody without its key; find out by whom, \
                      and remove it",
                     self.inner.locate(&sealed)
                 ))

@@ -197,3 +197,30 @@ fn a_note_is_for_holders_of_the_key_and_for_one_role() {
         assert_eq!(key.open_text(note_of(Role::Capture), &sealed[..at]), None);
     }
 }
+
+/// A draft of rows is made in the folder of the history, where a killed process leaves it.
+#[test]
+fn a_draft_shows_nothing_before_it_is_put() {
+    use std::io::Write;
+
+    let folder = tempfile::tempdir().unwrap();
+    let store = for_tests(Arc::new(MemoryStore::default()), folder.path());
+    let rows = b"CANARY in a row; ".repeat(20_000);
+    for kind in [ObjectKind::Pack, ObjectKind::Segment, ObjectKind::Archive, ObjectKind::Roles] {
+        let mut draft = store.draft(kind).unwrap();
+        match kind {
+            ObjectKind::Pack | ObjectKind::Segment => draft.write_all(&rows).unwrap(),
+            // Another program writes by the path.
+            _ => std::fs::write(draft.path(), &rows).unwrap(),
+        }
+        assert_eq!((draft.size().unwrap(), draft.read().unwrap().len()), (rows.len() as u64, rows.len()));
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let stored = std::fs::read(entry.unwrap().path()).unwrap();
+            assert!(!stored.windows(6).any(|it| it == b"CANARY"), "{kind:?}");
+        }
+        let name = ObjectName::new(kind, "one");
+        store.put_file(&name, draft).unwrap();
+        assert!(store.read(&name).unwrap().unwrap() == rows, "{kind:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the draft is gone");
+    }
+}

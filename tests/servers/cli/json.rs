@@ -98,6 +98,7 @@ fn eventful() -> (Backwhen, BTreeMap<String, BTreeSet<String>>) {
     let (sealed, identity) = (format!("{copy}-sealed"), format!("{copy}-identity"));
     backwhen.ok(&["copy", "--to", &sealed, "--encrypt", "--identity-file", &identity]);
     assert_eq!(note("key", &["key", "list", "--history", &sealed, "--identity-file", &identity]).len(), 1);
+    note("status", &["status", "--offline", "--history", &sealed, "--identity-file", &identity]);
     let mut capture = backwhen.spawn_capture();
     capture.wait_streaming();
     assert_eq!(note("check --against-source", &["check", "--against-source"]).len(), 1);
