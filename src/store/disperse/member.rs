@@ -93,7 +93,8 @@ impl Member {
         self.state().is_known = true;
     }
 
-    /// Asks the store. It is read only once it is known to be the one that is named.
+    /// Asks the store. It is read only once it is known to be the one that is named: a folder each time, as its disk may be
+    /// unmounted at any instant.
     ///
     /// # Errors
     /// `Unavailable` if the store is away; `Refused` if it is another one; otherwise the error of `job`.
@@ -102,9 +103,13 @@ impl Member {
             return Err(Error::unavailable(why));
         }
         ambient::pause(&format!("disperse.{}", self.number));
-        let is_known = self.state().is_known;
+        let is_known = self.state().is_known && self.folder.is_none();
         let known = if is_known { Ok(()) } else { self.recognise(dispersal) };
-        let done = known.and_then(|()| job(&*self.store));
+        let mut done = known.and_then(|()| job(&*self.store));
+        if self.folder.is_some() && done.is_ok() {
+            // What was put below the mount point of a disk that went meanwhile is not in this store.
+            done = done.and_then(|given| self.recognise(dispersal).map(|()| given));
+        }
         match &done {
             Err(error) if error.kind() == Kind::Unavailable => self.leave_alone(AWAY, error.to_string()),
             _ => self.state().is_told = false,

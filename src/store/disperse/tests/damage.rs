@@ -93,6 +93,27 @@ fn a_lost_store_is_filled_only_where_a_person_says_so() {
 }
 
 #[test]
+fn nothing_is_put_below_the_mount_point_of_a_disk_that_goes_while_a_process_writes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = for_tests(scratch.path()).remove(0);
+    let (epoch, pack) = (ObjectName::epoch(1), pack());
+    store.put_new(&epoch, b"before").unwrap();
+    let member = &store.all[5];
+    let (folder, gone) = (member.folder.clone().unwrap(), scratch.path().join("gone"));
+    std::fs::rename(&folder, &gone).unwrap();
+    store.put_new(&pack, &bytes(300_000)).unwrap();
+    assert!(!folder.exists());
+    member.come_back();
+    std::fs::create_dir(&folder).unwrap();
+    store.put_new(&ObjectName::epoch(2), b"after").unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    std::fs::remove_dir(&folder).unwrap();
+    std::fs::rename(&gone, &folder).unwrap();
+    member.come_back();
+    assert_eq!(store.glance().unwrap().stores[5].lacks, 2);
+}
+
+#[test]
 fn two_repairs_at_once_leave_every_store_whole_and_set_nothing_sound_aside() {
     for round in 0..20 {
         let (memory, whole) = (stores(5), bytes(200_000));
