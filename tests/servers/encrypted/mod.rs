@@ -3,6 +3,7 @@
 
 mod commands;
 mod faults;
+mod figures;
 mod shown;
 mod tampered;
 
