@@ -310,6 +310,43 @@ fn a_copy_costs_a_put_each_second_under_load_and_nothing_for_each_heartbeat() {
     capture.stop();
 }
 
+/// The names of what lies in a folder of the history.
+fn names(backwhen: &Backwhen, folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(backwhen.history().join(folder)).unwrap();
+    entries.map(|entry| format!("{folder}/{}", entry.unwrap().file_name().to_str().unwrap())).collect()
+}
+
+#[test]
+fn what_the_copy_has_let_go_is_not_put_again() {
+    let Some(stored) = Stored::begin() else { return };
+    let (backwhen, url) = (&stored.backwhen, stored.url());
+    for round in 0..3 {
+        stored.psql(&format!("UPDATE orders SET note = md5('{round}' || id)"));
+        backwhen.ok(&["capture", "--until", "caught-up"]);
+        backwhen.ok(&["checkpoint"]);
+    }
+    stored.copy();
+    let expired = backwhen.json(&stored.remote(&url, &["expire", "--keep-last", "1", "--apply"]));
+    assert!(expired["bytes_freed"].as_u64() > Some(0), "{expired:#}");
+    // The journal's last segment goes on, and is there.
+    let old = [names(backwhen, "packs"), names(backwhen, "checkpoints")].concat();
+    let mut command = backwhen.command(&["capture", "--also", &url]);
+    command.env("BACKWHEN_LOG", "info,backwhen::store::remote=trace");
+    let mut capture = Capture::start(backwhen, command);
+    capture.wait_streaming();
+    stored.psql("UPDATE orders SET note = md5('last' || id) WHERE id < 100");
+    let end = stored.visit(1, 1);
+    wait_copied(&mut capture, end);
+    let made = backwhen.json(&["checkpoint"])["id"].as_str().unwrap().to_owned();
+    let printed =
+        |capture: &Capture<'_>, name: &str| capture.printed().contains(&format!("request PUT {name}"));
+    wait_for("the copy has the new checkpoint", || printed(&capture, &format!("checkpoints/{made}")));
+    let again: Vec<_> = old.iter().filter(|name| printed(&capture, name)).collect();
+    assert!(again.is_empty(), "{again:?}");
+    capture.stop();
+    backwhen.ok(&stored.remote(&url, &["verify", "--prove"]));
+}
+
 #[test]
 fn what_decides_without_a_copy_or_is_no_object_store_is_refused() {
     let Some(stored) = Stored::begin() else { return };
