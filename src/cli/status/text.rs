@@ -184,6 +184,14 @@ pub(super) fn describe(shown: &StatusReport) -> String {
             ui::printable(fault)
         ));
     }
+    if let Some(encryption) = &shown.encryption {
+        text.push_str(&format!(
+            "encryption   key {}, opened by {}; {} can open it, see: backwhen key list\n",
+            encryption.key,
+            encryption.opened_by,
+            encryption.recipients.len()
+        ));
+    }
     if shown.open_to_others {
         text.push_str(&format!("access       {}\n", ui::open_to_others(&shown.root)));
     }

@@ -78,6 +78,8 @@ fn an_encrypted_history_shows_nothing_and_gives_everything_back() {
     assert_eq!(status["encryption"]["recipients"].as_array().unwrap().len(), 1, "{status}");
     assert_eq!(status["encryption"]["opened_by"], status["encryption"]["vouched_by"]);
     assert_eq!(status["encryption"]["key"].as_str().unwrap().len(), 16);
+    let text = backwhen.ok(&["status", "--offline"]);
+    assert!(text.contains("encryption   key ") && text.contains("; 1 can open it"), "{text}");
     assert_eq!(status["state"], "blackout", "no capture runs: {status}");
 
     // What lies there while a capture is at work, and what one that was killed leaves.
