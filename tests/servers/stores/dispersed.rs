@@ -338,25 +338,28 @@ fn buckets_and_folders_go_together() {
     for point in ["disperse.put=kill@5", "disperse.put-done=kill@12", "store.put-done=kill@9"] {
         assert!(quick(&["copy", "--to", &address], point).status.code().is_none(), "{point}");
     }
-    let copied = quick(&["copy", "--to", &address, "--wait", "1m"], "none=kill");
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let ok = |arguments: &[&str]| {
+        let done = quick(arguments, "none=kill");
+        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    ok(&["copy", "--to", &address, "--wait", "1m"]);
     stored.change(CHANGES_AGAIN);
-    let again = quick(&["copy", "--to", &address], "none=kill");
-    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    ok(&["copy", "--to", &address]);
     let truth = stored.latest(&text(&backwhen.history()));
     assert_eq!(stored.latest(&address), truth);
     let shown = backwhen.json(&["verify", "--history", &address]);
     assert!(shown["ok"] == true && shown["dispersal"]["could_lose"] == 1, "{shown}");
     let expired = ["expire", "--keep-last", "1", "--apply", "--history", &address];
-    backwhen.ok(&expired);
+    ok(&expired);
     let gone = backwhen.folder().join("gone");
     std::fs::rename(&folder, &gone).unwrap();
-    let said = backwhen.run(&expired);
-    assert!(said.status.success() || said.status.code() == Some(exit::UNAVAILABLE), "{}", said.stderr);
+    let said = quick(&expired, "none=kill");
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() || said.status.code() == Some(exit::UNAVAILABLE), "{stderr}");
     assert_eq!(stored.latest(&address), truth);
     std::fs::rename(&gone, &folder).unwrap();
-    backwhen.ok(&["repair", "--history", &address]);
-    backwhen.ok(&["verify", "--prove", "--history", &address]);
+    ok(&["repair", "--history", &address]);
+    ok(&["verify", "--prove", "--history", &address]);
 }
 
 #[test]
