@@ -166,7 +166,8 @@ fn a_checkpoint_on_a_full_disk_leaves_the_history_whole() {
     backwhen.init();
     random_rows(&backwhen, "big", 4500);
     backwhen.ok(&["capture", "--until", "caught-up"]);
-    let message = backwhen.fails(exit::UNAVAILABLE, &["checkpoint"]);
+    assert_says(&backwhen.fails(exit::REFUSED, &["checkpoint"]), &["there is room for", "--despite-room"]);
+    let message = backwhen.fails(exit::UNAVAILABLE, &["checkpoint", "--despite-room"]);
     assert_says(&message, &["No space left on device"]);
     assert_eq!(backwhen.json_lines(&["list", "checkpoints"]).len(), 1);
     assert_eq!(files(&disk.path("history"), true), Vec::<PathBuf>::new(), "left behind");
@@ -237,7 +238,7 @@ fn a_history_that_cannot_be_written_to_can_be_recovered_from() {
             }
             // The catalog that was removed has left some room.
             disk.forbid_writing(way);
-            let message = backwhen.fails(exit::UNAVAILABLE, &["checkpoint"]);
+            let message = backwhen.fails(exit::UNAVAILABLE, &["checkpoint", "--despite-room"]);
             assert_says(&message, &[says]);
             if way == "read-only" {
                 let capture = ["capture", "--until", "caught-up", "--patience", "1s"];
