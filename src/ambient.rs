@@ -65,6 +65,12 @@ pub fn nameless_file(folder: &Path) -> std::io::Result<std::fs::File> {
     tempfile::tempfile_in(folder)
 }
 
+/// Returns the free bytes of the disk of a folder, for a process without privileges; `None` if the disk does not tell.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Creates a private folder in the system's folder for temporary files.
 ///
 /// # Errors

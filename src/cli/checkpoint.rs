@@ -11,9 +11,10 @@ use super::retention::{QuotaOption, RecoveryTimeOption};
 use super::{SourceOption, Surroundings, default_jobs, parse_duration, ui};
 use crate::ambient;
 use crate::error::{Error, Result};
-use crate::history::catalog::CheckpointRow;
+use crate::history::History;
+use crate::history::catalog::{Catalog, CheckpointRow};
 use crate::history::checkpoint::{Checkpoint as Manifest, Origin};
-use crate::history::outlook::{CheckpointSize, Due, Needs, RecoveryPace, Room};
+use crate::history::outlook::{Due, Needs, RecoveryPace, Room, next_checkpoint_bytes};
 use crate::model::{Lsn, PgTime};
 use crate::past::Reading;
 use crate::protect::{Access, checkpoint, forward};
@@ -78,41 +79,24 @@ impl Checkpoint {
         let history = at.history_to_write("checkpoint")?;
         let catalog = at.catalog(&history)?;
         let before: Vec<_> = catalog.checkpoints()?;
-        let conditions = self.conditions(&before);
-        if let (Some(newest), true) = (before.iter().max_by_key(|row| row.time), conditions.is_young_enough())
-        {
+        let newest = before.iter().max_by_key(|row| row.time);
+        let conditions = self.conditions(newest);
+        if let Some(newest) = newest.filter(|_| conditions.is_decided_by_age()) {
             return show(at, history.read_checkpoint(&newest.id)?, true, None);
         }
-        let progress = at.ui.progress();
         let (made, why) = if self.from_source {
-            let (history_, catalog_) = (history.clone(), Arc::clone(&catalog));
-            let looking = ambient::blocking("looking at the history", move || {
-                conditions.judge(&Reading::by_catalog(&history_, &catalog_)?)
-            });
-            match (looking.await?, before.last()) {
-                (Judgement { is_wanted: false, why }, Some(newest)) => {
-                    (history.read_checkpoint(&newest.id)?, why)
-                }
-                (judgement, _) => {
-                    let source = self.source.of(&history)?;
-                    let tools = at.tools()?;
-                    let access =
-                        Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
-                    let label = self.label.as_deref();
-                    (checkpoint::from_source(&access, &history, &catalog, label).await?, judgement.why)
-                }
-            }
+            self.read_from_source(at, &history, &catalog, conditions).await?
         } else {
-            let label = self.label.clone();
+            let (label, progress) = (self.label.clone(), at.ui.progress());
             let folded = ambient::blocking("folding the history", move || {
                 let mut why = None;
-                let mut is_wanted = |reading: &Reading| {
-                    let judgement = conditions.judge(reading)?;
+                let mut is_wanted = |reading: &Reading, base: &Manifest| {
+                    let judgement = conditions.judge(reading, Some(base))?;
                     why = judgement.why;
                     Ok(judgement.is_wanted)
                 };
-                let made =
-                    forward::fold_newest(&history, &catalog, label.as_deref(), &mut is_wanted, &*progress)?;
+                let label = label.as_deref();
+                let made = forward::fold_newest(&history, &catalog, label, &mut is_wanted, &*progress)?;
                 Ok((made, why))
             });
             folded.await?
@@ -121,8 +105,31 @@ impl Checkpoint {
         show(at, made, existing, why)
     }
 
-    fn conditions(&self, checkpoints: &[CheckpointRow]) -> Conditions {
-        let newest = checkpoints.iter().max_by_key(|row| row.time);
+    async fn read_from_source(
+        &self,
+        at: &Surroundings,
+        history: &History,
+        catalog: &Arc<Catalog>,
+        conditions: Conditions,
+    ) -> Result<(Manifest, Option<String>)> {
+        let (history_, catalog_) = (history.clone(), Arc::clone(catalog));
+        let looking = ambient::blocking("looking at the history", move || {
+            let reading = Reading::by_catalog(&history_, &catalog_)?;
+            let newest = reading.timeline().current()?.checkpoints.last();
+            let newest = newest.map(|row| history_.read_checkpoint(&row.id)).transpose()?;
+            Ok((conditions.judge(&reading, newest.as_ref())?, newest))
+        });
+        let (judgement, newest) = looking.await?;
+        if let Some(newest) = newest.filter(|_| !judgement.is_wanted) {
+            return Ok((newest, judgement.why));
+        }
+        let (source, tools, progress) = (self.source.of(history)?, at.tools()?, at.ui.progress());
+        let access = Access { source: &source, tools: &tools, jobs: self.jobs, progress: &*progress };
+        let made = checkpoint::from_source(&access, history, catalog, self.label.as_deref()).await?;
+        Ok((made, judgement.why))
+    }
+
+    fn conditions(&self, newest: Option<&CheckpointRow>) -> Conditions {
         let age = |row: &CheckpointRow| PgTime::from_utc(ambient::now()).seconds_since(row.time);
         Conditions {
             is_old: self.if_older_than.zip(newest).map(|(limit, newest)| age(newest) >= limit.as_secs_f64()),
@@ -133,11 +140,11 @@ impl Checkpoint {
     }
 }
 
-/// What decides whether a checkpoint is made.
+/// The conditions under which a checkpoint is made.
 struct Conditions {
     /// With --if-older-than, whether the newest checkpoint is.
     is_old: Option<bool>,
-    /// With --if-needed.
+    /// The time that a recovery may take, with --if-needed.
     time_to_recover: Option<Duration>,
     quota: Option<u64>,
     despite_room: bool,
@@ -150,16 +157,17 @@ struct Judgement {
 }
 
 impl Conditions {
-    /// Whether no other condition asks for a checkpoint, so that the history need not be read.
-    fn is_young_enough(&self) -> bool {
+    /// Whether the age of the newest checkpoint alone decides that none is made: then the history need not be read.
+    fn is_decided_by_age(&self) -> bool {
         self.is_old == Some(false) && self.time_to_recover.is_none()
     }
 
-    /// Without conditions a checkpoint is wanted; of several conditions one suffices.
+    /// Without conditions a checkpoint is wanted; of several conditions one suffices. `newest` is the newest one of the epoch
+    /// that is written.
     ///
     /// # Errors
     /// `Refused` if one is wanted, and may not fit.
-    fn judge(&self, reading: &Reading) -> Result<Judgement> {
+    fn judge(&self, reading: &Reading, newest: Option<&Manifest>) -> Result<Judgement> {
         let due = match self.time_to_recover {
             Some(wanted) => {
                 Some(Needs::due(wanted, reading.timeline(), &RecoveryPace::of(reading.history())?))
@@ -173,24 +181,24 @@ impl Conditions {
         };
         let answers = [self.is_old, is_due];
         let is_wanted = answers.contains(&Some(true)) || answers == [None, None];
-        if is_wanted && !self.despite_room {
-            refuse_without_room(reading, self.quota)?;
+        if let Some(newest) = newest.filter(|_| is_wanted && !self.despite_room) {
+            refuse_without_room(reading, newest, self.quota)?;
         }
         Ok(Judgement { is_wanted, why })
     }
 }
 
 /// # Errors
-/// `Refused` if the checkpoint would not fit, by a rather high estimate.
-fn refuse_without_room(reading: &Reading, quota: Option<u64>) -> Result<()> {
+/// `Refused` if the next checkpoint would not fit, by a rather high estimate.
+fn refuse_without_room(reading: &Reading, newest: &Manifest, quota: Option<u64>) -> Result<()> {
     let (history, timeline) = (reading.history(), reading.timeline());
-    let Some(needed) = CheckpointSize::next(history, timeline.current()?)? else { return Ok(()) };
-    let room = Room::of(history, timeline, reading.catalog(), quota)?;
+    let needed = next_checkpoint_bytes(newest, timeline.current()?);
+    let room = Room::of(history, timeline.journal_bytes() + reading.catalog().pack_bytes()?, quota);
     match room.left() {
-        Some(left) if left < needed.bytes => Err(Error::refused(format!(
+        Some(left) if left < needed => Err(Error::refused(format!(
             "a checkpoint may need up to {}, and there is room for {}: let old parts go with `backwhen expire --apply`, \
              give {} more room, or make it all the same with --despite-room",
-            ui::bytes(needed.bytes),
+            ui::bytes(needed),
             ui::bytes(left),
             history.place()
         ))),

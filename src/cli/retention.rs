@@ -68,7 +68,7 @@ pub(super) struct QuotaOption {
     pub(super) quota: Option<u64>,
 }
 
-/// What `status` and the metrics of `capture` foretell by.
+/// The options by which `status` and the metrics of `capture` foretell.
 #[derive(Args, Clone, Debug, Default)]
 #[command(
     next_help_heading = "Options of the forecast, which assumes that expire runs each day by these rules"

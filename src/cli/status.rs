@@ -99,7 +99,7 @@ pub(super) struct StatusReport {
     #[serde(skip)]
     root: std::path::PathBuf,
     key: Option<KeyShown>,
-    /// What each store has of a history that is dispersed over several, by their lists.
+    /// The findings about the stores of a dispersed history, by their lists.
     dispersal: Option<Survey>,
     encryption: Option<EncryptionShown>,
     source: String,
@@ -133,9 +133,9 @@ struct EncryptionShown {
     key: String,
     /// The identity that has opened it.
     opened_by: String,
-    /// Who says that the key is the history's own.
+    /// The recipient who says that the key is the history's own.
     vouched_by: String,
-    /// Who can open the history.
+    /// The public keys of all who can open the history.
     recipients: Vec<String>,
 }
 
@@ -305,6 +305,11 @@ pub(super) async fn gather(
     let left_out = newest.as_ref().map(|newest| newest.schema.left_out.clone()).unwrap_or_default();
     let named: Vec<_> = unprotected.iter().map(|it| it.table.clone()).collect();
     unprotected.extend(left_out.into_iter().filter(|it| !named.contains(&it.table)));
+    let now = PgTime::from_utc(ambient::now());
+    let size =
+        Size { journal_bytes: timeline.journal_bytes(), checkpoint_bytes: reading.catalog().pack_bytes()? };
+    let held = size.journal_bytes + size.checkpoint_bytes;
+    let outlook = Outlook::of(&reading, newest.as_ref(), held, &expected.outlook, now)?;
     Ok(StatusReport {
         state,
         cause,
@@ -328,10 +333,7 @@ pub(super) async fn gather(
             confirmed: asked.slot().and_then(|slot| slot.confirmed),
             held_by: asked.held_by(counted),
         },
-        size: Size {
-            journal_bytes: timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum(),
-            checkpoint_bytes: reading.catalog().pack_bytes()?,
-        },
+        size,
         rates: Rates { bytes_per_second: capture.map_or(0.0, |live| live.bytes_per_second) },
         checkpoints: timeline.checkpoints().count(),
         segments: timeline.stretches.iter().map(|stretch| stretch.segments.len()).sum(),
@@ -344,7 +346,7 @@ pub(super) async fn gather(
         insert_only: tables.iter().filter(|entry| entry.table.is_insert_only()).count(),
         proof: ProofShown::latest(history.evidence()?.rev()),
         key: KeyShown::of(history),
-        outlook: Outlook::of(&reading, &expected.outlook, PgTime::from_utc(ambient::now()))?,
+        outlook,
         dispersal: history.store().dispersal().map(Dispersed::glance).transpose()?,
         encryption: EncryptionShown::of(history),
         schema: newest.as_ref().map(|it| reading.schema_known_at_end(it)).transpose()?.flatten(),
@@ -362,7 +364,7 @@ pub(super) async fn gather(
         window,
         database: history.identity().source.database.clone(),
         newest: newest.as_ref().map(|newest| newest.time),
-        now: PgTime::from_utc(ambient::now()),
+        now,
     })
 }
 

@@ -61,7 +61,7 @@ struct VerifyReport {
     root: std::path::PathBuf,
     /// The name of the object that keeps this evidence.
     evidence: Option<String>,
-    /// What each store has of a history that is dispersed over several.
+    /// The findings about the stores of a dispersed history.
     dispersal: Option<Survey>,
 }
 
@@ -121,7 +121,7 @@ impl Verify {
 struct Verification {
     verified: Findings,
     proofs: Vec<Proof>,
-    /// The path of that object.
+    /// The moments that can be recovered.
     window: Option<Window>,
     dispersal: Option<Survey>,
 }

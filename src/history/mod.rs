@@ -48,11 +48,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ambient;
 use crate::error::{Context, Error, Kind, Result};
 use crate::model::PgTime;
 use crate::signal::key::MessageKey;
 use crate::store::{
-    self, Folder, Lease, LocalFolder, ObjectKind, ObjectName, Role, Store, StoreAddress, VolatileFile, layout,
+    Folder, Lease, LocalFolder, ObjectKind, ObjectName, Role, Store, StoreAddress, VolatileFile, layout,
 };
 use journal::Journal;
 use key::{Authorship, Key};
@@ -342,10 +343,10 @@ impl History {
         &self.place
     }
 
-    /// What is free on the disk of the history's folder, in bytes, for a process without privileges; `None` for a history in
-    /// an object store, and where the disk does not tell.
+    /// Returns the free bytes of the disk of the history's folder, for a process without privileges; `None` for a history in an
+    /// object store, and where the disk does not tell.
     pub fn free_bytes(&self) -> Option<u64> {
-        if self.is_remote() { None } else { store::files::free_bytes(self.root()) }
+        if self.is_remote() { None } else { ambient::free_bytes(self.root()) }
     }
 
     /// Whether the history lies in an object store, where no capture writes it.

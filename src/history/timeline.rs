@@ -257,6 +257,11 @@ impl Timeline {
         Ok(timeline)
     }
 
+    /// Returns the bytes of all segments.
+    pub fn journal_bytes(&self) -> u64 {
+        self.stretches.iter().map(Stretch::journal_bytes).sum()
+    }
+
     /// Returns the epoch that is being written.
     ///
     /// # Errors

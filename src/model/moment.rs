@@ -240,6 +240,22 @@ pub fn parse_duration(text: &str) -> Option<TimeDelta> {
     Some(total)
 }
 
+/// Writes a length of time that is only known roughly, in two units at most: `0.2s`, `1m15s`, `40d`.
+pub fn roughly(length: std::time::Duration) -> String {
+    const UNITS: [(u64, char); 4] = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
+    let seconds = length.as_secs();
+    let Some(at) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else {
+        return format!("{:.1}s", length.as_secs_f64());
+    };
+    let (unit, name) = UNITS[at];
+    let whole = format!("{}{name}", seconds / unit);
+    match UNITS.get(at + 1) {
+        // Beside ten of a unit, the next smaller one does not matter.
+        Some((next, name)) if seconds < 10 * unit => format!("{whole}{}{name}", seconds % unit / next),
+        _ => whole,
+    }
+}
+
 /// Writes a length of time in whole seconds as a person types it: `7d`, `1d12h`, `90s` as `1m30s`.
 ///
 /// [`parse_duration`] reads it back.
@@ -349,5 +365,12 @@ mod tests {
     fn server_times_are_written_in_utc() {
         assert_eq!(PgTime(0).to_string(), "2000-01-01T00:00:00.000000Z");
         assert_eq!(PgTime::from_utc(at("2026-11-22T10:00:00.25Z")).to_utc(), at("2026-11-22T10:00:00.25Z"));
+    }
+
+    #[test]
+    fn a_rough_time_has_two_units_at_most() {
+        let lengths = [0.25, 7.0, 75.0, 3600.0, 90_000.0, 86_400.0 * 40.5];
+        let texts = lengths.map(|seconds| roughly(std::time::Duration::from_secs_f64(seconds)));
+        assert_eq!(texts, ["0.2s", "7s", "1m15s", "1h0m", "1d1h", "40d"]);
     }
 }

@@ -299,9 +299,10 @@ fn keep(
 /// thousand files, which takes longer than everything else on some disks.
 fn in_memory(room: u64) -> Option<&'static Path> {
     let chosen = std::env::var_os("TMPDIR").is_some();
-    let found = rustix::fs::statvfs(MEMORY).ok().filter(|_| !chosen)?;
+    let memory = Path::new(MEMORY);
+    let free = ambient::free_bytes(memory).filter(|_| !chosen)?;
     let needed = MEMORY_ROOM.saturating_add(room.saturating_mul(ROOM_FACTOR));
-    (found.f_bavail.saturating_mul(found.f_frsize) >= needed).then_some(Path::new(MEMORY))
+    (free >= needed).then_some(memory)
 }
 
 /// Creates a folder that no other user can enter; its path is short, since a socket's path must be.

@@ -16,8 +16,8 @@ use crate::source::sequences::Sample;
 
 /// Folds the newest checkpoint and the journal after it into a new one. The source is not asked.
 ///
-/// If nothing was committed since and no label is wanted, or if `is_wanted` says no to the history as it is now, that
-/// checkpoint itself is returned.
+/// If nothing was committed since and no label is wanted, or if `is_wanted` says no to the history as it is now and
+/// that checkpoint, the checkpoint itself is returned.
 ///
 /// # Errors
 /// `Locked` if a checkpoint is being made; `Damaged` if the history is.
@@ -25,7 +25,7 @@ pub fn fold_newest(
     history: &History,
     catalog: &Arc<Catalog>,
     label: Option<&str>,
-    is_wanted: &mut dyn FnMut(&Reading) -> Result<bool>,
+    is_wanted: &mut dyn FnMut(&Reading, &Checkpoint) -> Result<bool>,
     progress: &dyn Progress,
 ) -> Result<Checkpoint> {
     let _lock = history.lock_checkpoint()?;
@@ -40,7 +40,7 @@ pub fn fold_newest(
     if stretch.frontier() <= base.lsn && label.is_none() {
         return Ok(base);
     }
-    if !is_wanted(&reading)? {
+    if !is_wanted(&reading, &base)? {
         return Ok(base);
     }
     fold_to_end(&reading, base, label, progress)

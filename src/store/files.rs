@@ -21,12 +21,6 @@ pub use naming::{is_own_temporary, move_new, temporary_beside};
 use private::create_folder_alone;
 pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, real_place, unfollowed};
 
-/// What is free on the disk of a folder, in bytes, for a process without privileges; `None` if the disk does not tell.
-pub fn free_bytes(folder: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(folder).ok()?;
-    Some(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
 /// The ending of files that are still being written. A process that holds the lock under which they are written may
 /// delete the files of other processes.
 pub const TEMPORARY: &str = "tmp";
@@ -182,7 +176,7 @@ fn in_memory() -> Option<(File, PathBuf)> {
         let file = rustix::fs::memfd_create("backwhen", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
         let file = File::from(file);
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-        // Where there is no /proc, there is no path.
+        // Without /proc there is no path.
         path.exists().then_some((file, path))
     }
     #[cfg(not(target_os = "linux"))]
@@ -369,14 +363,8 @@ const VOLATILE: usize = 16 << 10;
 pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut text = bytes.to_vec();
     text.resize(bytes.len().next_multiple_of(VOLATILE), b' ');
-    let temporary = temporary_beside(path)?;
-    create_private(&temporary)
-        .and_then(|mut file| file.write_all(&text))
-        .and_then(|()| fs::rename(&temporary, path))
-        .or_else(|_| {
-            let _ = fs::remove_file(&temporary);
-            unfollowed().write(true).open(path)?.write_all(&text)
-        })
+    rename_over(&temporary_beside(path)?, path, &text)
+        .or_else(|_| unfollowed().write(true).open(path)?.write_all(&text))
         .context(Kind::Unavailable, || format!("cannot write {}", path.display()))
 }
 
@@ -385,14 +373,16 @@ pub fn replace_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// `Unavailable` if the disk does not take it; the file is then as it was.
 pub fn replace_cache(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = temporary_beside(path)?;
-    let replaced = create_private(&temporary)
+    let replaced = rename_over(&temporary_beside(path)?, path, bytes);
+    replaced.context(Kind::Unavailable, || format!("cannot write {}", path.display()))
+}
+
+/// Writes a file under a temporary name, and gives it that of another one. A file that could not be written whole is removed.
+fn rename_over(temporary: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let written = create_private(temporary)
         .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&temporary, path));
-    replaced.context(Kind::Unavailable, || {
-        let _ = fs::remove_file(&temporary);
-        format!("cannot write {}", path.display())
-    })
+        .and_then(|()| fs::rename(temporary, path));
+    written.inspect_err(|_| drop(fs::remove_file(temporary)))
 }
 
 #[cfg(test)]

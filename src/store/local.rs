@@ -86,7 +86,7 @@ impl LocalFolder {
 #[derive(Clone)]
 pub struct VolatileFile {
     path: PathBuf,
-    /// In an encrypted history.
+    /// The cipher of an encrypted history.
     cipher: Option<DataCipher>,
 }
 
@@ -95,7 +95,7 @@ impl VolatileFile {
         &self.path
     }
 
-    /// What an encrypted file vouches for, so that none stands in for another one.
+    /// The subject that an encrypted file vouches for, so that none stands in for another one.
     fn subject(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -177,7 +177,7 @@ mod tests {
         let text = STANDARD_NO_PAD.decode(stored.trim_ascii_end()).unwrap();
         std::fs::write(catalog.path(), text).unwrap();
         assert_eq!(catalog.read().unwrap_err().kind(), Kind::Damaged);
-        // What an earlier capture left in the clear is not believed.
+        // A state that an earlier capture left in the clear is not believed.
         plain.live_state().replace_text(b"{}").unwrap();
         assert_eq!(sealed.live_state().read_text(1 << 20), None);
         assert_eq!(plain.live_state().read_text(1 << 20).unwrap().trim_ascii_end(), b"{}");

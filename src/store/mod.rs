@@ -10,6 +10,8 @@ mod conformance;
 mod disperse;
 mod drafts;
 pub mod files;
+#[cfg(test)]
+mod fixtures;
 mod folder;
 pub mod layout;
 mod local;

@@ -37,7 +37,7 @@ pub enum ObjectKind {
     StoreKey,
     /// A part of an object, or a copy of one, in one of the stores of a dispersed history.
     Shard,
-    /// Which of the stores of a dispersed history this is.
+    /// The mark that tells which of the stores of a dispersed history this is.
     Dispersal,
 }
 

@@ -262,7 +262,7 @@ struct GrowingSeal {
 pub struct Growing {
     file: File,
     path: PathBuf,
-    /// In an encrypted history.
+    /// The state of the encryption; `None` in a history that is not encrypted.
     sealing: Option<GrowingSeal>,
 }
 

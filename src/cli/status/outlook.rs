@@ -1,15 +1,19 @@
 //! Whether the history does what is needed of it, and how long its room lasts.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::prometheus::Text;
-
 use crate::cli::retention::OutlookOptions;
 use crate::cli::ui;
 use crate::error::Result;
-use crate::history::outlook::{CheckpointSize, DiscoverNeed, Forecast, RecoverNeed, RecoveryPace, Room};
+use crate::history::checkpoint::Checkpoint;
+use crate::history::outlook::{
+    DiscoverNeed, Forecast, RecoverNeed, RecoveryPace, Room, next_checkpoint_bytes,
+};
 use crate::model::PgTime;
-use crate::model::moment::format_duration;
+use crate::model::moment::{format_duration, roughly};
 use crate::past::Reading;
 
 #[derive(Serialize)]
@@ -23,7 +27,7 @@ pub(super) struct Outlook {
     limits: (f64, f64),
 }
 
-/// What was asked for with --time-to-discover and --time-to-recover.
+/// The judgements that were asked for with --time-to-discover and --time-to-recover.
 #[derive(Serialize)]
 struct NeedsShown {
     time_to_discover: Option<DiscoverNeed>,
@@ -36,22 +40,30 @@ struct RoomShown {
     room: Room,
     /// How many bytes may still come.
     left_bytes: Option<u64>,
-    /// What the next checkpoint may add, at a rather high estimate.
+    /// The bytes that the next checkpoint may add, at a rather high estimate.
     next_checkpoint_bytes: Option<u64>,
 }
 
 impl Outlook {
+    /// `newest` is the newest checkpoint of the epoch that is written, and `held` are the bytes of all segments and packs.
+    ///
     /// # Errors
     /// `Damaged` if the history is.
-    pub(super) fn of(reading: &Reading, options: &OutlookOptions, now: PgTime) -> Result<Outlook> {
-        let (timeline, catalog, history) = (reading.timeline(), reading.catalog(), reading.history());
+    pub(super) fn of(
+        reading: &Reading,
+        newest: Option<&Checkpoint>,
+        held: u64,
+        options: &OutlookOptions,
+        now: PgTime,
+    ) -> Result<Outlook> {
+        let (timeline, history) = (reading.timeline(), reading.history());
         let wanted = options.needs();
         let pace = match wanted.time_to_recover {
             Some(_) => RecoveryPace::of(history)?,
             None => RecoveryPace::default(),
         };
-        let room = Room::of(history, timeline, catalog, options.quota())?;
-        let next = CheckpointSize::next(history, timeline.current()?)?;
+        let room = Room::of(history, held, options.quota());
+        let stretch = timeline.current()?;
         Ok(Outlook {
             needs: NeedsShown {
                 time_to_discover: wanted.discover(timeline, now),
@@ -60,7 +72,7 @@ impl Outlook {
             forecast: Forecast::of(timeline, &options.rules(), &room, now),
             room: RoomShown {
                 left_bytes: room.left(),
-                next_checkpoint_bytes: next.map(|next| next.bytes),
+                next_checkpoint_bytes: newest.map(|newest| next_checkpoint_bytes(newest, stretch)),
                 room,
             },
             limits: options.limits(),
@@ -99,7 +111,7 @@ impl Outlook {
         discover.into_iter().chain(recover)
     }
 
-    /// What monitoring says of it, each with a reason to warn.
+    /// The sentences for monitoring, one for each reason to warn.
     pub(super) fn warnings(&self) -> Vec<String> {
         let room = self.room_warns().then(|| self.describe_room());
         self.unmet().chain(room).collect()
@@ -177,9 +189,12 @@ impl Outlook {
             return "unknown: an object store does not tell; name what the history may take with --quota"
                 .to_owned();
         };
+        // The narrower of both is what is left.
         let of = match self.room.room.quota_bytes {
-            Some(quota) => format!("of the quota of {}", ui::bytes(quota)),
-            None => "on the disk".to_owned(),
+            Some(quota) if self.room.room.free_bytes != Some(left) => {
+                format!("of the quota of {}", ui::bytes(quota))
+            }
+            _ => "on the disk".to_owned(),
         };
         let left = format!("{} left {of}", ui::bytes(left));
         let lasts = match &self.forecast {
@@ -212,7 +227,7 @@ fn lasts(forecast: &Forecast) -> String {
 }
 
 fn standing(met: Option<bool>, wanted: f64, why: Option<&str>) -> String {
-    let wanted = format_duration(std::time::Duration::from_secs_f64(wanted));
+    let wanted = format_duration(Duration::from_secs_f64(wanted));
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     match met {
         Some(true) => format!("{wanted} is met{why}"),
@@ -221,31 +236,6 @@ fn standing(met: Option<bool>, wanted: f64, why: Option<&str>) -> String {
     }
 }
 
-/// Two units at most: these are estimates, or ages.
 fn in_words(seconds: f64) -> String {
-    const UNITS: [(f64, &str); 4] = [(86_400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s")];
-    let seconds = seconds.max(0.0);
-    let Some(at) = UNITS.iter().position(|(unit, _)| seconds >= *unit) else {
-        return format!("{seconds:.1}s");
-    };
-    let (unit, name) = UNITS[at];
-    let whole = format!("{}{name}", (seconds / unit).floor());
-    match UNITS.get(at + 1) {
-        // From ten of a unit on, the next one does not matter.
-        Some((next, name)) if seconds < 10.0 * unit => {
-            format!("{whole}{}{name}", ((seconds % unit) / next).floor())
-        }
-        _ => whole,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_two_units_at_most() {
-        let texts = [0.25, 7.0, 75.0, 3600.0, 90_000.0, 86_400.0 * 40.5].map(in_words);
-        assert_eq!(texts, ["0.2s", "7s", "1m15s", "1h0m", "1d1h", "40d"]);
-    }
+    roughly(Duration::from_secs_f64(seconds))
 }

@@ -1,4 +1,4 @@
-//! What a copy has let go by an expiry of its own, and does not get again.
+//! Passes over what a copy has let go by an expiry of its own, so that the copy does not get it again.
 //!
 //! A copy may keep less than the original, or more. What its own expiry has removed would come back with every update and be
 //! removed again. Nothing else is passed over: an object that a kept checkpoint of the original needs is copied, also if the
@@ -8,23 +8,20 @@ use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::history::History;
+use crate::history::catalog::Catalog;
 use crate::history::expire::needed_by_the_rest;
 use crate::history::expiry::{Expiry, expiry_in};
-use crate::history::image::MemoryDirectory;
+use crate::history::image::{BlockDirectory, MemoryDirectory};
 use crate::history::journal::SegmentName;
 use crate::store::{ObjectKind, ObjectName, Store};
 
-/// Empty, unless the copy had an expiry that the original had not.
-#[derive(Default)]
+/// The objects that a copy does not get again; none, unless the copy had an expiry that the original had not.
 pub(super) struct LetGo(Option<OwnExpiry>);
 
 struct OwnExpiry {
     record: Expiry,
-    /// The packs of the original that have a block which a kept checkpoint needs and no pack of the copy has: an expiry of the
-    /// copy packs blocks anew, so the copy may have them in other packs.
-    packs: BTreeSet<String>,
-    /// Archives and lists of roles that are needed, by file name.
-    schemas: BTreeSet<String>,
+    /// The packs, archives and lists of roles of the original that the copy has removed and does not need.
+    removed: BTreeSet<ObjectName>,
 }
 
 impl LetGo {
@@ -37,32 +34,52 @@ impl LetGo {
             return Ok(LetGo(None));
         }
         let Some(record) = expiry_in(store, history.authorship())? else { return Ok(LetGo(None)) };
-        let mut needed = needed_by_the_rest(history, &record)?;
-        let there = MemoryDirectory::scan(store)?;
-        needed.blocks.retain(|id| !there.holds(id));
-        let lacking = MemoryDirectory::scan(history.store())?.usage(&needed.blocks);
-        let packs = lacking.into_iter().filter(|pack| pack.needed > 0).map(|pack| pack.name).collect();
-        Ok(LetGo(Some(OwnExpiry { record, packs, schemas: needed.schemas })))
+        let removed = removed_for_good(history, store, &record)?;
+        Ok(LetGo(Some(OwnExpiry { record, removed })))
     }
 
     /// Whether the copy has let an object of the original go.
     pub(super) fn includes(&self, history: &History, name: &ObjectName) -> bool {
-        let Some(OwnExpiry { record, packs, schemas }) = &self.0 else { return false };
+        let Some(OwnExpiry { record, removed }) = &self.0 else { return false };
         match name.kind() {
             ObjectKind::Checkpoint => record.covers_checkpoint(name.stem()),
-            ObjectKind::Pack => {
-                record.packs.iter().any(|pack| pack == name.stem()) && !packs.contains(name.stem())
-            }
-            ObjectKind::Archive | ObjectKind::Roles => {
-                let file = name.file_name();
-                record.schemas.contains(&file) && !schemas.contains(&file)
-            }
             ObjectKind::Evidence => record.covers_evidence(history.store(), name, history.authorship()),
-            _ => false,
+            _ => removed.contains(name),
         }
     }
 
     pub(super) fn includes_segment(&self, name: SegmentName) -> bool {
         self.0.as_ref().is_some_and(|own| own.record.covers_segment(name))
     }
+}
+
+/// Returns those of the original's packs, archives and lists of roles that the copy has removed, but for what a kept checkpoint
+/// needs. The blocks of the copy are read only if there are any.
+fn removed_for_good(history: &History, store: &dyn Store, record: &Expiry) -> Result<BTreeSet<ObjectName>> {
+    let (packs, schemas): (BTreeSet<_>, BTreeSet<_>) =
+        (record.packs.iter().collect(), record.schemas.iter().collect());
+    let mut removed = BTreeSet::new();
+    for kind in [ObjectKind::Pack, ObjectKind::Archive, ObjectKind::Roles] {
+        removed.extend(history.store().list(kind)?.into_iter().filter(|name| match kind {
+            ObjectKind::Pack => packs.contains(&name.stem().to_owned()),
+            _ => schemas.contains(&name.file_name()),
+        }));
+    }
+    if removed.is_empty() {
+        return Ok(removed);
+    }
+    let mut needed = needed_by_the_rest(history, record)?;
+    // An expiry of the copy packs blocks anew, so the copy may have them in other packs than the original.
+    let there = MemoryDirectory::scan(store)?;
+    needed.blocks.retain(|id| !there.holds(id));
+    let catalog = Catalog::open(history)?;
+    let mut packs = BTreeSet::new();
+    for id in &needed.blocks {
+        packs.extend(catalog.locate(id)?.map(|location| location.pack));
+    }
+    removed.retain(|name| match name.kind() {
+        ObjectKind::Pack => !packs.contains(name.stem()),
+        _ => !needed.schemas.contains(&name.file_name()),
+    });
+    Ok(removed)
 }

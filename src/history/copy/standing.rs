@@ -43,7 +43,7 @@ pub struct StandingCopy {
     done: BTreeSet<ObjectName>,
     /// Why objects were not copied, and since when that is known.
     faults: BTreeMap<ObjectName, (String, Steady)>,
-    /// What the copy had let go when this began.
+    /// The objects that the copy had let go when this began.
     let_go: LetGo,
     open: Option<FollowedSegment>,
     /// The end of the last segment of each epoch.

@@ -118,12 +118,7 @@ pub fn plan(history: &History, catalog: &Catalog, rules: &RetentionRules) -> Res
         earliest: window.earliest,
         earliest_after: Edge { lsn: base.lsn, time: base.time },
         checkpoints: fates.into_iter().map(|(_, fate)| fate).collect(),
-        // Records that a later one covers do not count, as nothing is done for them alone.
-        bytes_freed: if objects.is_empty() {
-            0
-        } else {
-            objects.bytes().saturating_sub(repacked.bytes_written)
-        },
+        bytes_freed: objects.bytes().saturating_sub(repacked.bytes_written),
         repacked,
         objects: objects.tallies(),
         record: Expiry { packs: objects.packs(), schemas: objects.schemas(), ..record },

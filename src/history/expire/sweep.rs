@@ -89,17 +89,21 @@ impl ExpiryObjects {
         self.0.iter_mut().for_each(|sorted| sorted.go.retain(|name| !is_spared(name)));
     }
 
+    /// The objects that a plan shows. Records that a later one covers are not among them: nothing is done for them alone.
+    fn shown(&self) -> impl Iterator<Item = &SortedObjects> {
+        self.0.iter().filter(|sorted| sorted.tally.kind != RECORDS)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.0.iter().all(|sorted| sorted.count() == 0 || sorted.tally.kind == RECORDS)
+        self.shown().all(|sorted| sorted.count() == 0)
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|sorted| sorted.tally.bytes_go).sum()
+        self.shown().map(|sorted| sorted.tally.bytes_go).sum()
     }
 
     pub(super) fn tallies(&self) -> Vec<ObjectTally> {
-        let shown = self.0.iter().filter(|sorted| sorted.tally.kind != RECORDS);
-        shown.map(|sorted| sorted.tally.clone()).collect()
+        self.shown().map(|sorted| sorted.tally.clone()).collect()
     }
 
     pub(super) fn packs(&self) -> Vec<String> {

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::Result;
 use crate::history::History;
-use crate::history::catalog::{Catalog, CheckpointRow};
+use crate::history::catalog::CheckpointRow;
 use crate::history::expire::{CalendarRules, Period, RetentionRules};
 use crate::history::timeline::Timeline;
 use crate::model::PgTime;
@@ -32,9 +31,9 @@ const DAY: f64 = 24.0 * HOUR;
 pub struct Room {
     /// Segments and packs of the history.
     pub held_bytes: u64,
-    /// What is free on the disk of a history in a folder.
+    /// Free bytes of the disk, for a history in a folder.
     pub free_bytes: Option<u64>,
-    /// What the history may take in all.
+    /// The bytes that the history may take in all.
     pub quota_bytes: Option<u64>,
 }
 
@@ -54,7 +53,7 @@ pub struct Forecast {
 /// Bytes that a history received at a time.
 type Arrival = (PgTime, u64);
 
-/// What a history holds, as far as its growth is concerned.
+/// The arrivals of a history, from which its growth is reckoned.
 struct Holdings {
     /// Each segment at the time of its last transaction.
     journal: Vec<Arrival>,
@@ -68,14 +67,9 @@ struct Holdings {
 }
 
 impl Room {
-    /// Finds the room for a history.
-    ///
-    /// # Errors
-    /// `Internal` if the catalog fails.
-    pub fn of(history: &History, timeline: &Timeline, catalog: &Catalog, quota: Option<u64>) -> Result<Room> {
-        let journal: u64 = timeline.stretches.iter().map(|stretch| stretch.journal_bytes()).sum();
-        let held_bytes = journal + catalog.pack_bytes()?;
-        Ok(Room { held_bytes, free_bytes: history.free_bytes(), quota_bytes: quota })
+    /// Finds the room for a history whose segments and packs have so many bytes.
+    pub fn of(history: &History, held_bytes: u64, quota: Option<u64>) -> Room {
+        Room { held_bytes, free_bytes: history.free_bytes(), quota_bytes: quota }
     }
 
     /// How many bytes may still come; `None` if nobody knows.
@@ -124,7 +118,7 @@ impl Holdings {
     }
 }
 
-/// For how long each sort of object is kept, in seconds; `None` means for ever.
+/// The time for which each sort of object is kept, in seconds; `None` means for ever.
 struct Reach {
     journal: Option<f64>,
     blocks: Option<f64>,
@@ -164,11 +158,9 @@ fn foretell(holdings: &Holdings, rules: &RetentionRules, left: u64, now: PgTime)
         lately.map(|(_, bytes)| *bytes as f64).sum::<f64>() / measured
     };
     let reach = Reach::of(rules, holdings.spacing);
-    let journal = Sort::new(&holdings.journal, per_second(&holdings.journal), reach.journal, now);
-    let blocks = Sort {
-        arriving: per_second(&holdings.brought),
-        ..Sort::new(&holdings.replaced, per_second(&holdings.replaced), reach.blocks, now)
-    };
+    let (came, brought) = (per_second(&holdings.journal), per_second(&holdings.brought));
+    let journal = Stock::new(&holdings.journal, (came, came), reach.journal, now);
+    let blocks = Stock::new(&holdings.replaced, (brought, per_second(&holdings.replaced)), reach.blocks, now);
     let grown = |seconds: f64| journal.grown(seconds) + blocks.grown(seconds);
     let hours = (1..=FURTHEST_DAYS * 24).map(|hour| f64::from(hour) * HOUR);
     // The room is full at the first of these hours: it lasts until the one before.
@@ -182,20 +174,21 @@ fn foretell(holdings: &Holdings, rules: &RetentionRules, left: u64, now: PgTime)
     })
 }
 
-/// Objects of one sort, in the future.
-struct Sort {
-    /// The ages of what goes one day, in seconds, and the bytes that are as old or older, the oldest first.
+/// The objects of one sort, of which some come and some go.
+struct Stock {
+    /// The objects that go one day, the oldest first: the age of each in seconds, and the bytes of those that are as old or
+    /// older.
     there: Vec<(f64, f64)>,
-    /// Bytes a second.
+    /// Bytes that arrive in a second.
     arriving: f64,
-    /// Bytes a second that go again one day.
+    /// The part of these that goes again one day, in bytes a second.
     going: f64,
-    /// For how long they are kept, in seconds.
+    /// The time for which an object is kept, in seconds; `None` means for ever.
     reach: Option<f64>,
 }
 
-impl Sort {
-    fn new(arrivals: &[Arrival], rate: f64, reach: Option<f64>, now: PgTime) -> Sort {
+impl Stock {
+    fn new(arrivals: &[Arrival], (arriving, going): (f64, f64), reach: Option<f64>, now: PgTime) -> Stock {
         let mut there: Vec<_> =
             arrivals.iter().map(|(time, bytes)| (now.seconds_since(*time), *bytes as f64)).collect();
         there.sort_by(|one, other| other.0.total_cmp(&one.0));
@@ -204,10 +197,10 @@ impl Sort {
             sum += *bytes;
             *bytes = sum;
         }
-        Sort { there, arriving: rate, going: rate, reach }
+        Stock { there, arriving, going, reach }
     }
 
-    /// By how many bytes there are more, or fewer, after so many seconds.
+    /// Returns the growth in bytes after so many seconds, which is less than zero if more went than came.
     fn grown(&self, seconds: f64) -> f64 {
         let came = self.arriving * seconds;
         let Some(reach) = self.reach else { return came };

@@ -4,11 +4,11 @@
 //! the segments and checkpoints that the history holds. What was not measured is unknown, and is said to be.
 
 mod forecast;
-mod need;
 mod needs;
+mod next_checkpoint;
 mod pace;
 
 pub use forecast::{Forecast, Room};
-pub use need::CheckpointSize;
 pub use needs::{DiscoverNeed, Due, Needs, RecoverNeed};
+pub use next_checkpoint::next_checkpoint_bytes;
 pub use pace::RecoveryPace;

@@ -1,4 +1,4 @@
-//! What a person needs of a history, in two times, and whether the history meets it.
+//! Judges a history by two times that a person has named: whether it meets them, and if not, why.
 //!
 //! The *time to discover* is how long it may take until somebody notices that something is wrong: for so long, every moment
 //! must be held. The *time to recover* is how long a recovery may take. It depends on the rows, which a checkpoint cannot
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::pace::RecoveryPace;
 use crate::history::timeline::{Stretch, Timeline};
-use crate::model::moment::format_duration;
+use crate::model::moment::{format_duration, roughly};
 use crate::model::{Edge, PgTime};
 
 /// The times that a person has named.
@@ -24,10 +24,10 @@ pub struct Needs {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DiscoverNeed {
     pub wanted_seconds: f64,
-    /// For how long back from now every moment is held, without a gap.
+    /// The time back from now for which every moment is held, without a gap.
     pub held_seconds: f64,
     pub met: bool,
-    /// Why it is not met, or not yet for the whole time.
+    /// The reason why it is not met, or not yet for the whole time.
     pub why: Option<String>,
 }
 
@@ -35,15 +35,15 @@ pub struct DiscoverNeed {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecoverNeed {
     pub wanted_seconds: f64,
-    /// What a recovery of the newest moment takes; `None` if it was not measured.
+    /// The time that a recovery of the newest moment takes; `None` if it was not measured.
     pub newest_seconds: Option<f64>,
-    /// What a recovery of the slowest moment takes.
+    /// The time that a recovery of the slowest moment takes.
     pub worst_seconds: Option<f64>,
     /// The slowest moment.
     pub worst_at: Option<Edge>,
     /// `None` if it is not known.
     pub met: Option<bool>,
-    /// Why it is not met, or not known.
+    /// The reason why it is not met, or not known.
     pub why: Option<String>,
 }
 
@@ -122,7 +122,7 @@ impl Needs {
         let Some(newest) = newest else { return Due::Yes("there is no checkpoint yet".to_owned()) };
         let (rows, journal) = (pace.rows(newest.image_bytes), pace.journal(newest.journal_bytes));
         let (Some(rows), Some(journal)) = (rows, journal) else { return Due::Yes(not_measured(pace)) };
-        let (time, goal) = (in_words(rows + journal), format_duration(wanted));
+        let (time, goal) = (roughly(rows + journal), format_duration(wanted));
         // Where the rows alone take too long, the journal shall at least add little.
         let (allowed, why) = match wanted.checked_sub(rows) {
             Some(left) if left > rows / 10 => (left / 2, "half of what the rows leave of it"),
@@ -131,7 +131,7 @@ impl Needs {
         let text = format!(
             "a recovery takes about {time} now, {} of it for the journal; --time-to-recover is {goal}, and the journal may take \
              {why}",
-            in_words(journal)
+            roughly(journal)
         );
         if journal > allowed { Due::Yes(text) } else { Due::No(text) }
     }
@@ -166,13 +166,4 @@ fn not_measured(pace: &RecoveryPace) -> String {
 
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Times are estimates, so nobody needs more digits.
-fn in_words(time: Duration) -> String {
-    if time < Duration::from_secs(10) {
-        format!("{:.1} s", time.as_secs_f64())
-    } else {
-        format_duration(Duration::from_secs(time.as_secs()))
-    }
 }

@@ -19,7 +19,7 @@ const SCHEME: &str = "disperse:";
 /// More shards of one object than this are refused: each is a request for every object.
 const MOST_STORES: usize = 32;
 
-/// Where the objects of a history lie that is not in one local folder.
+/// The address of a history that does not lie in one local folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreAddress {
     Bucket(Address),

@@ -1,4 +1,4 @@
-//! Which store has a shard of which object, by the lists of the stores.
+//! Tells which store has a shard of which object, by the lists of the stores.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) struct Census {
     policy: Policy,
     /// The stores that have a shard of each object, in which it belongs there.
     pub holders: BTreeMap<ObjectName, Vec<usize>>,
-    /// By the number of each store: why it was not listed.
+    /// The reason why a store was not listed, by its number.
     pub away: BTreeMap<usize, String>,
 }
 

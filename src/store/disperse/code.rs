@@ -115,7 +115,7 @@ impl Stripes {
         self.len / self.width() * PIECE + last
     }
 
-    /// Where a piece of a shard begins.
+    /// The offset at which a piece of a shard begins.
     pub fn offset(self, stripe: u64) -> u64 {
         (stripe * PIECE).min(self.shard_len())
     }

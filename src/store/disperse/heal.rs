@@ -8,6 +8,7 @@ use super::members::Members;
 use super::object::Shards;
 use super::policy::is_coded;
 use super::shard::{OpenShard, Payload, ShardWriter, Sink, Tail, fault};
+use super::versions::{Verdict, judge};
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Lease, ObjectKind, Role, Store};
@@ -15,7 +16,7 @@ use crate::store::{Lease, ObjectKind, Role, Store};
 /// A store that has not read, taken or removed one shard within this time counts as away.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What one store has of an object.
+/// The part of an object that one store has.
 #[derive(Debug)]
 pub(super) enum Part {
     /// The tail of a shard, which is sound as far as it was read.
@@ -38,6 +39,14 @@ impl Part {
             Part::Damaged | Part::Away(_) => false,
         }
     }
+}
+
+/// Decides which object lies under a name, by what all stores have of it. Of those that are away or have damaged shards nothing
+/// is known.
+pub(super) fn judge_all<'a>(members: &Members, shards: &Shards, parts: &'a [Part]) -> Verdict<'a> {
+    let unknown = parts.iter().filter(|it| matches!(it, Part::Away(_) | Part::Damaged)).count();
+    let tails = parts.iter().filter_map(Part::tail);
+    judge(members.dispersal.policy, shards.name().kind(), tails, unknown, true)
 }
 
 /// Looks at the shards in all stores, by their tails alone. The order is that of the places.
@@ -92,7 +101,7 @@ pub(super) fn fill(members: &Members, shards: &Shards, like: &Tail, places: &[us
 /// Does as [`fill`], for places where a shard is damaged or of other bytes. It is set aside before.
 ///
 /// # Errors
-/// As [`fill`].
+/// It fails as [`fill`] does.
 pub(super) fn replace(members: &Members, shards: &Shards, like: &Tail, places: &[usize]) -> Result<Filled> {
     let (of_job, expected) = (shards.clone(), like.clone());
     put_again(members, shards, like, places, move |place, store| {
@@ -202,7 +211,7 @@ pub(super) fn withdraw(members: &Members, shards: &Shards, tail: &Tail, which: &
 const IN_MEMORY: u64 = 8 << 20;
 
 impl Members {
-    /// Where a shard of an object of `len` bytes is made.
+    /// Begins a shard of an object of `len` bytes, in memory or in a local file.
     ///
     /// # Errors
     /// `Unavailable` if the local disk does not take a file.

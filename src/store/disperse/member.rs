@@ -30,7 +30,7 @@ pub(super) struct Member {
 
 #[derive(Debug, Default)]
 struct MemberState {
-    /// Until when the store is left alone, and why.
+    /// The instant until which the store is left alone, and the reason.
     away: Option<(Steady, String)>,
     slow_until: Option<Steady>,
     /// Whether the mark of the store was read and is right.
@@ -53,7 +53,7 @@ impl Member {
         &*self.store
     }
 
-    /// Why the store is left alone now; `None` if it may be asked.
+    /// Returns the reason why the store is left alone now; `None` if it may be asked.
     pub fn why_away(&self) -> Option<String> {
         let mut state = self.state();
         state.away.take_if(|(until, _)| ambient::instant() >= *until);
@@ -107,7 +107,7 @@ impl Member {
         let known = if is_known { Ok(()) } else { self.recognise(dispersal) };
         let mut done = known.and_then(|()| job(&*self.store));
         if self.folder.is_some() && done.is_ok() {
-            // What was put below the mount point of a disk that went meanwhile is not in this store.
+            // Bytes that were put below the mount point of a disk that went meanwhile are not in this store.
             done = done.and_then(|given| self.recognise(dispersal).map(|()| given));
         }
         match &done {

@@ -292,7 +292,7 @@ impl Store for Dispersed {
     fn remove(&self, names: &[ObjectName]) -> Result<()> {
         names.iter().try_for_each(ObjectName::check)?;
         let Some(members) = self.members()? else { return Ok(()) };
-        // What a store that is away keeps of these does no harm: a sealed segment counts before its pieces.
+        // Leftovers of these in a store that is away do no harm: a sealed segment counts before its pieces.
         let is_harmless = |name: &ObjectName| {
             matches!(name.kind(), ObjectKind::Increment | ObjectKind::CopyIntent | ObjectKind::InitIntent)
         };

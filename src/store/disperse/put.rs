@@ -7,11 +7,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::heal::{Part, fill, look_at_all, withdraw};
+use super::heal::{fill, judge_all, look_at_all, withdraw};
 use super::members::{Answers, Members, first_error};
 use super::object::Shards;
 use super::shard::{OpenShard, Payload, Tail};
-use super::versions::{Verdict, judge};
+use super::versions::Verdict;
 use crate::ambient;
 use crate::error::{Error, Kind, Result};
 use crate::store::{ObjectName, Store};
@@ -39,7 +39,7 @@ enum Put {
 struct PutWork {
     members: Members,
     shards: Shards,
-    /// By the place of each store.
+    /// The shards that are still to be put, by the places of their stores.
     payloads: Vec<Mutex<Option<Payload>>>,
     tails: Vec<Tail>,
 }
@@ -56,7 +56,7 @@ impl PutWork {
     fn new(members: &Members, object: NewObject<'_>) -> PutWork {
         let shards = Shards::new(members, object.name);
         let (mut payloads, mut tails): (Vec<_>, Vec<_>) = object.shards.into_iter().unzip();
-        // Of a small object all stores get the same bytes.
+        // All stores get the same bytes of a small object.
         if let ([Some(Payload::Memory(bytes))], [tail]) = (&payloads[..], &tails[..]) {
             let (bytes, tail) = (Arc::clone(bytes), tail.clone());
             payloads = shards.holders.iter().map(|_| Some(Payload::Memory(Arc::clone(&bytes)))).collect();
@@ -122,16 +122,9 @@ pub(super) fn put(members: &Members, object: NewObject<'_>) -> Result<()> {
 
 /// Takes back what an earlier put of this process has left, if nobody can have taken that for an object.
 fn clear_way(members: &Members, shards: &Shards, earlier: &Tail) {
-    let parts = look_at_all(members, shards);
-    let unknown = unknown(&parts);
-    let tails = parts.iter().filter_map(Part::tail);
-    if judge(members.dispersal.policy, shards.name().kind(), tails, unknown, true) == Verdict::IsNot {
+    if judge_all(members, shards, &look_at_all(members, shards)) == Verdict::IsNot {
         withdraw(members, shards, earlier, &shards.holders);
     }
-}
-
-fn unknown(parts: &[Part]) -> usize {
-    parts.iter().filter(|it| matches!(it, Part::Away(_) | Part::Damaged)).count()
 }
 
 /// A put after the answers of the stores.
@@ -188,9 +181,8 @@ impl PutEnd<'_> {
         loop {
             let shards = Shards::new(self.members, self.name());
             let parts = look_at_all(self.members, &shards);
-            let unknown = unknown(&parts);
-            let (policy, own) = (self.members.dispersal.policy, &self.work.tails[0]);
-            match judge(policy, self.name().kind(), parts.iter().filter_map(Part::tail), unknown, true) {
+            let own = &self.work.tails[0];
+            match judge_all(self.members, &shards, &parts) {
                 Verdict::Is(tail) if tail.is_of_same(own) => return Err(self.too_few()),
                 Verdict::Is(tail) => {
                     let tail = tail.clone();
@@ -201,7 +193,11 @@ impl PutEnd<'_> {
                         parts.iter().filter(|it| it.tail().is_some_and(|it| it.is_of_same(&tail))).count();
                     let filled = fill(self.members, &shards, &tail, &missing)?;
                     let now = held + filled.iter().filter(|(_, done)| done.is_ok()).count();
-                    return Err(if now >= policy.quorum() { self.taken() } else { self.too_few() });
+                    return Err(if now >= self.members.dispersal.policy.quorum() {
+                        self.taken()
+                    } else {
+                        self.too_few()
+                    });
                 }
                 Verdict::Unclear => return Err(self.too_few()),
                 Verdict::IsNot if begun.elapsed() < RACE => std::thread::sleep(Duration::from_millis(50)),

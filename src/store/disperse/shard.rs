@@ -50,7 +50,7 @@ pub(super) fn object_of(shard: &ObjectName) -> Option<(ObjectName, usize)> {
     copy.or_else(coded).filter(|(name, index)| shard_name(name, *index) == *shard)
 }
 
-/// What a shard says of itself.
+/// The facts that a shard states about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tail {
     pub code: Code,
@@ -199,7 +199,7 @@ pub(super) fn fault(store: &dyn Store, shard: &ObjectName, error: io::Error) -> 
     Error::new(kind, format!("cannot read {}", store.locate(shard))).caused_by(error)
 }
 
-/// What becomes a shard: bytes in memory, or a local file.
+/// The bytes that become a shard: in memory, or in a local file.
 pub(super) enum Payload {
     Memory(Arc<[u8]>),
     File(NewFile),
@@ -255,7 +255,7 @@ impl From<Sink> for Payload {
 pub(super) struct ShardWriter {
     code: Code,
     stripes: Stripes,
-    /// By the number of each shard; `None` for those that are not wanted.
+    /// The sinks, by the numbers of their shards; `None` for shards that are not wanted.
     sinks: Vec<Option<Sink>>,
     pieces: Vec<Vec<Digest>>,
     whole: blake3::Hasher,

@@ -1,4 +1,4 @@
-//! What each store has of a dispersed history, and what would be lost with it.
+//! Counts what each store has of a dispersed history, and what would be lost with it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::heal::{self, Part};
 use super::members::Members;
 use super::object::Shards;
 use super::shard::Tail;
-use super::versions::{Verdict, judge};
+use super::versions::Verdict;
 use super::{Dispersed, lock};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Unit};
@@ -22,11 +22,11 @@ const LISTING: Duration = Duration::from_secs(3);
 /// Whoever repairs waits so long for an expiry that is at work.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What one of the stores has of the objects.
+/// The findings about one of the stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct StoreState {
     pub store: String,
-    /// Why the store could not be asked.
+    /// The reason why the store could not be asked.
     pub away: Option<String>,
     /// The number of objects of which the store has no shard or copy.
     pub lacks: u64,
@@ -38,7 +38,7 @@ pub struct StoreState {
     pub would_lose: u64,
 }
 
-/// What all stores have.
+/// The findings about all stores.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Survey {
     /// The number of stores that give an object, and of those that may be lost.
@@ -50,7 +50,7 @@ pub struct Survey {
     pub stores: Vec<StoreState>,
     /// Shards that make no object: of puts and removals that were cut short. The next `copy` or capture removes them.
     pub remnants: u64,
-    /// Why objects are lost, or could not be made whole again.
+    /// Sentences about objects that are lost, or could not be made whole again.
     pub faults: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl Dispersed {
     /// Reads every shard of every object.
     ///
     /// # Errors
-    /// As [`Dispersed::glance`].
+    /// It fails as [`Dispersed::glance`] does.
     pub fn survey(&self, progress: &dyn Progress) -> Result<Survey> {
         self.examine(&self.begun()?, false, progress)
     }
@@ -119,7 +119,7 @@ impl Dispersed {
     /// the place of lost ones, and get all that belongs there.
     ///
     /// # Errors
-    /// As [`Dispersed::glance`]; `Locked` if an expiry is at work, `Usage` if a name in `refill` is none of the stores, `Refused` if
+    /// It fails as [`Dispersed::glance`] does; `Locked` if an expiry is at work, `Usage` if a name in `refill` is none of the stores, `Refused` if
     /// something else lies in one of these.
     pub fn heal(&self, refill: &[String], progress: &dyn Progress) -> Result<Survey> {
         let members = self.begun()?;
@@ -174,7 +174,8 @@ impl Dispersed {
             // A put or a removal of another process is on its way; the lists were older.
             if object.is_lost {
                 survey.faults.push(format!(
-                    "{name} cannot be read: too few of its shards are sound; see backwhen verify"
+                    "{name} cannot be read: too few of its shards are sound; bring back the stores that are away, or make a new copy with: \
+                     backwhen copy"
                 ));
                 survey.could_lose = 0;
             }
@@ -253,7 +254,7 @@ impl Dispersed {
 
 /// One object, as all stores have it.
 struct Examined {
-    /// By the places of the stores.
+    /// The parts, by the places of the stores.
     parts: BTreeMap<usize, Part>,
     /// The tail of the object; `None` if there is none, or if it cannot be told.
     like: Option<Tail>,
@@ -271,12 +272,9 @@ impl Examined {
     }
 
     fn of(members: &Members, shards: &Shards, parts: Vec<Part>) -> Examined {
-        let (policy, kind) = (members.dispersal.policy, shards.name().kind());
-        let unknown = parts.iter().filter(|it| matches!(it, Part::Away(_) | Part::Damaged)).count();
-        let verdict = judge(policy, kind, parts.iter().filter_map(Part::tail), unknown, true);
         let sound =
             |like: &Tail| parts.iter().filter_map(Part::tail).filter(|it| it.is_of_same(like)).count();
-        let (like, is_lost) = match verdict {
+        let (like, is_lost) = match heal::judge_all(members, shards, &parts) {
             Verdict::Is(tail) if sound(tail) >= shards.code.k => (Some(tail.clone()), false),
             Verdict::Is(_) | Verdict::Unclear => (None, true),
             Verdict::IsNot => (None, false),

@@ -15,7 +15,7 @@ pub(super) enum Verdict<'a> {
     Is(&'a Tail),
     /// There is no such object.
     IsNot,
-    /// Those that have not answered may decide.
+    /// The stores that have not answered may decide.
     Unclear,
 }
 
@@ -43,8 +43,7 @@ pub(super) fn judge<'a>(
     let mut acknowledged = counts.iter().filter(|(_, count)| count + unknown >= quorum);
     match (acknowledged.next(), acknowledged.next()) {
         (Some((tail, count)), None) if is_all || *count >= needed => return Verdict::Is(tail),
-        (Some(_), None) => return Verdict::Unclear,
-        (Some(_), Some(_)) => return Verdict::Unclear,
+        (Some(_), _) => return Verdict::Unclear,
         (None, _) => {}
     }
     let best = counts.iter().max_by_key(|(tail, count)| (*count, Reverse(tail.whole)));

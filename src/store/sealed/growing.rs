@@ -59,7 +59,7 @@ pub(in crate::store) struct GrowingEnd {
 struct Frame {
     offset: u64,
     len: usize,
-    /// Where the frame begins in the file.
+    /// The offset in the file at which the frame begins.
     at: u64,
 }
 
@@ -73,12 +73,12 @@ impl Frame {
     }
 }
 
-/// What [`GrowingCipher::cut`] wants done to a file.
+/// The change of a file that [`GrowingCipher::cut`] wants.
 #[derive(Debug)]
 pub(in crate::store) struct GrowingCut {
     /// The file is to have so many bytes.
     pub keep: u64,
-    /// Is to be written behind them.
+    /// The bytes that are to be written behind these.
     pub write: Vec<u8>,
     pub end: GrowingEnd,
 }
@@ -145,7 +145,7 @@ impl GrowingCipher {
         Ok(())
     }
 
-    /// What a frame vouches for: the segment, its file, the frame's place, and the frame before it in the file.
+    /// The subject that a frame vouches for: the segment, its file, the frame's place, and the frame before it in the file.
     fn subject(&self, id: &[u8; 16], offset: u64, len: usize, before: &[u8; TAG]) -> Vec<u8> {
         let numbers =
             [&VERSION.to_le_bytes()[..], &offset.to_le_bytes(), &(len as u32).to_le_bytes()].concat();
@@ -213,7 +213,7 @@ impl GrowingCipher {
             let opened = self.open_frame(file, &id, at)?;
             match opened.filter(|(frame, _)| scanned.takes(frame)) {
                 Some((frame, plain)) => {
-                    // What was cut off in the middle of a frame stands behind it once more, up to the cut.
+                    // The beginning of a frame that was cut in its middle stands behind it once more, up to the cut.
                     scanned.frames.retain(|before| before.offset < frame.offset);
                     scanned.frames.push(frame);
                     scanned.file_end = frame.file_end();
@@ -322,7 +322,7 @@ fn frame_of(head: &[u8], at: u64) -> Option<Frame> {
 /// The frames of a file that open.
 struct Scanned {
     frames: Vec<Frame>,
-    /// Where the last frame ends in the file.
+    /// The offset in the file at which the last frame ends.
     file_end: u64,
     /// The bytes of the file.
     size: u64,
@@ -344,7 +344,7 @@ impl Scanned {
         self.frames.last().map_or(0, Frame::end) + (self.size - self.file_end)
     }
 
-    /// Where the frame that holds the last of the first `len` bytes ends in the file.
+    /// The offset in the file at which the frame ends that holds the last of the first `len` bytes.
     fn file_end_at(&self, len: u64) -> io::Result<u64> {
         let frame = self.frames.iter().find(|frame| frame.end() == len);
         frame.map(Frame::file_end).ok_or_else(|| ErrorKind::InvalidInput.into())
@@ -369,7 +369,7 @@ impl<'a> FileBytes<'a> {
         FileBytes { object, size: object.size(), ahead: PIECE, piece: RefCell::default() }
     }
 
-    /// For single frames.
+    /// Reads no more than is asked for, as suits single frames.
     fn without_reading_ahead(object: &'a dyn Object) -> FileBytes<'a> {
         FileBytes { ahead: 0, ..FileBytes::new(object) }
     }
@@ -453,7 +453,7 @@ impl Object for GrownSegment {
         bytes.fill(0);
         let first = self.frames.partition_point(|frame| frame.end() <= offset);
         for frame in self.frames[first..].iter().take_while(|frame| frame.offset < end) {
-            // What was cut off since reads as zeros, as bytes behind a cut may.
+            // Bytes that were cut off since read as zeros, as those behind a cut may.
             let Some(plain) = self.frame(frame)? else { continue };
             let (from, upto) = (offset.max(frame.offset), end.min(frame.offset + plain.len() as u64));
             if from < upto {

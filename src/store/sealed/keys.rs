@@ -71,7 +71,7 @@ pub struct OpenedKey {
     pub identity: AgeIdentity,
     /// Who has vouched for it.
     pub vouched_by: Recipient,
-    /// Who could open the store when the key was found.
+    /// The recipients that could open the store when the key was found.
     pub recipients: Vec<Recipient>,
 }
 

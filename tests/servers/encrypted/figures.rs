@@ -1,4 +1,4 @@
-//! What encryption costs, as ratios of one run: CPU of a capture, time of a recovery, and size.
+//! Measures the cost of encryption as ratios of one run: CPU of a capture, time of a recovery, and size.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What somebody without the key can read: nothing of the source's names and values.
+//! Looks for the source's names and values in all that somebody without the key can read.
 
 use std::fs;
 
@@ -82,7 +82,7 @@ fn an_encrypted_history_shows_nothing_and_gives_everything_back() {
     assert!(text.contains("encryption   key ") && text.contains("; 1 can open it"), "{text}");
     assert_eq!(status["state"], "blackout", "no capture runs: {status}");
 
-    // What lies there while a capture is at work, and what one that was killed leaves.
+    // The files while a capture is at work, and those that a killed one leaves.
     let mut capture = backwhen.spawn_capture_with(&[]);
     capture.wait_streaming();
     server.psql(
@@ -95,7 +95,7 @@ fn an_encrypted_history_shows_nothing_and_gives_everything_back() {
     });
     capture.kill();
     assert_nothing_is_readable(&backwhen, &words, "after a kill");
-    // What processes leave that die while they write: torn segments, drafts of objects, a catalog that is replaced.
+    // The leftovers of processes that die while they write: torn segments, drafts of objects, a catalog that is replaced.
     let backwhen = backwhen.with_env("BACKWHEN_TEST_ROLL_AT", "2000");
     for point in
         ["journal.append", "journal.synced", "seal.write", "seal.written", "catalog.update", "file.link"]

@@ -1,4 +1,4 @@
-//! What somebody who can write to the folder, and has no key, does to each kind of object is found, and named.
+//! Somebody who can write to the folder, and has no key, changes objects of each kind; each change is found, and named.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What is needed of a history, and the room that it has: judged by what was measured, foretold by what came.
+//! A history is judged by the times that are needed of it, as far as they were measured, and its room is foretold.
 
 use crate::support::shop::{assert_says, captured_shop};
 use crate::support::{Backwhen, Server};
@@ -98,6 +98,8 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_it_begins() {
         room["free_bytes"].as_u64().unwrap().min((1 << 30) - held)
     );
     assert_eq!(status["forecast"], serde_json::Value::Null, "it is too young");
+    assert_says(&backwhen.ok(&["status", "--quota", "1GB"]), &["left of the quota of 1.0 GiB"]);
+    assert_says(&backwhen.ok(&["status", "--quota", "100000TB"]), &["left on the disk"]);
 
     let quota = format!("{}kB", held / 1024 + 1);
     let before = backwhen.json_lines(&["list", "checkpoints"]).len();
@@ -111,7 +113,7 @@ fn a_checkpoint_that_does_not_fit_is_refused_before_it_begins() {
     let nagios = backwhen.run(&["status", "--nagios", "--quota", &quota]);
     assert_says(&nagios.stdout, &["the next checkpoint may not fit"]);
 
-    // What it says to need is not less than what it takes.
+    // The estimate is not less than what the checkpoint takes.
     let made = backwhen.json(&["checkpoint", "--quota", &quota, "--despite-room"]);
     assert!(made["bytes_new"].as_u64().unwrap() <= next, "{next} were foretold: {made:#}");
     let after = backwhen.json(&["status"]);

@@ -187,7 +187,7 @@ fn a_copy_that_is_killed_at_any_put_goes_on_where_it_was() {
     }
     shop.copy();
     let verified = shop.verify();
-    // Of one that a killed process has put into a quorum, the last store may lack its part.
+    // The last store may lack its part of an object that a killed process has put into a quorum.
     assert!(verified["dispersal"]["could_lose"].as_u64() >= Some(1), "{verified}");
     assert_eq!(verified["dispersal"]["remnants"], 0, "{verified}");
     backwhen.ok(&["repair", "--history", &address]);

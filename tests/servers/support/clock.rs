@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::Server;
 
-/// What asks for the time gets it from here; a file holds what is added to the machine's. A server asks `gettimeofday`,
+/// The library that tells a program the time: a file holds what is added to the machine's. A server asks `gettimeofday`,
 /// and backwhen `clock_gettime`.
 const LIBRARY: &str = r#"
 #include <fcntl.h>

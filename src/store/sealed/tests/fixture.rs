@@ -1,12 +1,12 @@
 //! An encrypted store of version 1, which must stay readable for ever.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::*;
-use crate::store::Folder;
+use crate::store::{Folder, fixtures};
 
 fn place() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/sealed-v1")
+    fixtures::place("sealed-v1")
 }
 
 /// The file in the repository may be read by all, as Git keeps no more of a mode.
@@ -15,14 +15,7 @@ fn identities() -> IdentitySource {
 }
 
 fn objects() -> Vec<(ObjectName, Vec<u8>)> {
-    let rows: Vec<u8> =
-        (0..18_000_u32).flat_map(|number| (number.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
-    vec![
-        (ObjectName::new(ObjectKind::Pack, "8ecf5337ad9fe267031b2e031c5cc947"), rows),
-        (ObjectName::new(ObjectKind::Roles, "empty"), Vec::new()),
-        (ObjectName::epoch(1), b"{ \"format\": 1 }".to_vec()),
-        (ObjectName::only(ObjectKind::Identity), b"{ \"format\": 2 }".to_vec()),
-    ]
+    fixtures::objects(18_000)
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::store::Folder;
+use crate::store::{Folder, fixtures};
 
 fn place() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/formats/dispersed-v1")
+    fixtures::place("dispersed-v1")
 }
 
 /// The stores, without those that a test has lost.
@@ -21,14 +21,7 @@ fn stored(without: &[usize]) -> Dispersed {
 }
 
 fn objects() -> Vec<(ObjectName, Vec<u8>)> {
-    let rows: Vec<u8> =
-        (0..36_000_u32).flat_map(|number| (number.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
-    vec![
-        (ObjectName::new(ObjectKind::Pack, "8ecf5337ad9fe267031b2e031c5cc947"), rows),
-        (ObjectName::new(ObjectKind::Roles, "empty"), Vec::new()),
-        (ObjectName::epoch(1), b"{ \"format\": 1 }".to_vec()),
-        (ObjectName::only(ObjectKind::Identity), b"{ \"format\": 2 }".to_vec()),
-    ]
+    fixtures::objects(36_000)
 }
 
 #[test]
