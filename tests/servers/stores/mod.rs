@@ -80,14 +80,17 @@ impl Stored {
 
     /// A history as that of [`Stored::begin`], whose commands reach the server through a proxy that fails as `seed` says.
     fn begin_behind_a_proxy(seed: u64) -> Option<(Stored, FaultyS3)> {
-        let mut stored = Stored::begin()?;
-        let proxy = FaultyS3::before(stored.server, seed);
+        Stored::begin().map(|stored| stored.behind_faults(seed))
+    }
+
+    fn behind_faults(mut self, seed: u64) -> (Stored, FaultyS3) {
+        let proxy = FaultyS3::before(self.server, seed);
         for (name, value) in proxy.variables("owner") {
-            stored.backwhen = stored.backwhen.with_env(&name, &value);
+            self.backwhen = self.backwhen.with_env(&name, &value);
         }
         // The pauses between tries are of milliseconds, and as many as ever.
-        stored.backwhen = stored.backwhen.with_env("BACKWHEN_TEST_PAUSES", "10");
-        Some((stored, proxy))
+        self.backwhen = self.backwhen.with_env("BACKWHEN_TEST_PAUSES", "10");
+        (self, proxy)
     }
 
     fn change(&self, sql: &str) {
