@@ -11,8 +11,9 @@ use rand::{Rng, SeedableRng};
 use crate::crash::points::CAPTURE;
 use crate::crash::power::Power;
 use crate::support::bank::{
-    assert_books_balance, assert_confirmed_is_held, bank, commits, trades, while_trading,
+    assert_books_balance, assert_confirmed_is_held, assert_shows_names, bank, commits, trades, while_trading,
 };
+use crate::support::scan::files;
 use crate::support::{Backwhen, Server};
 
 /// Kills of a run within the other tests.
@@ -170,9 +171,14 @@ fn audit(backwhen: &Backwhen, count: &mut Count) {
     backwhen.ok(&["verify"]);
     let gaps = backwhen.ok(&["list", "gaps", "--output", "json"]);
     assert_eq!(gaps, "", "continuity was given up without need");
+    let is_encrypted = backwhen.history().join("keys").exists();
+    assert_shows_names(&files(&backwhen.history()), is_encrypted);
     let copy = backwhen.folder().join("copy");
     if copy.join("history.json").exists() {
         backwhen.ok(&["verify", "--history", copy.to_str().unwrap()]);
+        if is_encrypted {
+            assert_shows_names(&files(&copy), is_encrypted);
+        }
     }
     count.audits += 1;
 }

@@ -1,7 +1,8 @@
-//! Death at random while `capture --durable store` keeps a copy in an object store that fails now and then.
+//! Death at random while `capture --durable store` keeps a copy in object stores that fail now and then: in one, or encrypted
+//! over several.
 //!
 //! After each death the folder and the copy must both hold what was confirmed. At times the folder is thrown away and made of
-//! the copy again, as after the loss of the machine.
+//! the copy again, as after the loss of the machine; of several stores one is emptied before that.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,11 +17,12 @@ use crate::crash::power::Power;
 use crate::crash::random::{SLOW_PLACES, kill_all, lives_until, number, seed_of, start};
 use crate::stores::STORE;
 use crate::support::bank::{
-    assert_books_balance, assert_confirmed_is_held, assert_history_balances, bank, commits_of, confirmed,
-    trades,
+    assert_books_balance, assert_confirmed_is_held, assert_history_balances, assert_shows_names, bank,
+    commits_at, confirmed, trades,
 };
 use crate::support::s3::S3Server;
 use crate::support::s3_faults::FaultyS3;
+use crate::support::scan::files;
 use crate::support::{Backwhen, Server, meanwhile};
 
 /// Kills of a run within the other tests.
@@ -42,13 +44,26 @@ struct Count {
     absences: usize,
     faults: usize,
     thrown_away: usize,
+    emptied: usize,
     audits: usize,
+}
+
+/// Where the copies of a run are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    OneStore,
+    /// Two of four stores may be lost. History and copy are encrypted.
+    SeveralStores,
 }
 
 /// One database with its history, and the copy of that history behind a proxy.
 struct Protected<'a> {
     backwhen: Backwhen,
+    store: &'static S3Server,
     proxy: &'a FaultyS3,
+    /// What all keys of the copy begin with.
+    prefix: String,
+    place: Place,
     url: String,
     /// The position that was confirmed before the first capture.
     begun: Lsn,
@@ -57,6 +72,15 @@ struct Protected<'a> {
 
 #[test]
 fn random_kills_with_a_copy_in_a_failing_store_lose_and_double_nothing() {
+    die_beside(Place::OneStore);
+}
+
+#[test]
+fn random_kills_with_an_encrypted_copy_over_failing_stores_lose_double_and_show_nothing() {
+    die_beside(Place::SeveralStores);
+}
+
+fn die_beside(place: Place) {
     let Some(store) = S3Server::shared() else { return };
     let seconds = number("BACKWHEN_SOAK_SECONDS");
     let seed = seed_of(seconds);
@@ -71,7 +95,7 @@ fn random_kills_with_a_copy_in_a_failing_store_lose_and_double_nothing() {
         if !goes_on(&count) {
             break;
         }
-        let protected = Protected::begin(&server, &proxy, bank);
+        let protected = Protected::begin(&server, store, &proxy, place, bank);
         // Otherwise the first captures die while they make the copy, of which a short run would see nothing else.
         if seconds.is_none() || random.random_bool(0.5) {
             protected.copy();
@@ -95,7 +119,7 @@ fn random_kills_with_a_copy_in_a_failing_store_lose_and_double_nothing() {
     }
     println!(
         "seed {seed}: {} kills ({} at failpoints, {} with another command at work), {} power cuts, {} requests that went \
-         wrong, {} absences of the store, {} folders thrown away, {} audits: nothing lost, nothing twice",
+         wrong, {} absences of the store, {} folders thrown away, {} stores emptied, {} audits: nothing lost, nothing twice",
         count.kills,
         count.at_points,
         count.of_others,
@@ -103,6 +127,7 @@ fn random_kills_with_a_copy_in_a_failing_store_lose_and_double_nothing() {
         count.faults,
         count.absences,
         count.thrown_away,
+        count.emptied,
         count.audits
     );
 }
@@ -118,7 +143,13 @@ fn trading_slowly<T>(server: &Server, database: &str, work: impl FnOnce() -> T) 
 }
 
 impl Protected<'_> {
-    fn begin<'a>(server: &Server, proxy: &'a FaultyS3, number: u32) -> Protected<'a> {
+    fn begin<'a>(
+        server: &Server,
+        store: &'static S3Server,
+        proxy: &'a FaultyS3,
+        place: Place,
+        number: u32,
+    ) -> Protected<'a> {
         let database = bank(server);
         let mut backwhen = Backwhen::new(server, &database)
             .with_env("BACKWHEN_HEARTBEAT", "500ms")
@@ -131,10 +162,22 @@ impl Protected<'_> {
             backwhen = backwhen.with_env(&name, &value);
         }
         let cache = backwhen.folder().join("cache");
-        let backwhen = backwhen.with_env("BACKWHEN_CACHE", cache.to_str().unwrap());
+        let mut backwhen = backwhen.with_env("BACKWHEN_CACHE", cache.to_str().unwrap());
+        let prefix = match place {
+            Place::OneStore => format!("soak-{number}"),
+            Place::SeveralStores => format!("spread-{number}"),
+        };
+        let url = match place {
+            Place::OneStore => format!("s3://first/{prefix}"),
+            Place::SeveralStores => {
+                backwhen = backwhen.encrypted();
+                let members: Vec<String> = (0..4).map(|member| member_url(&prefix, member)).collect();
+                format!("disperse:k=2,m=2,{}", members.join(","))
+            }
+        };
         backwhen.init();
         let begun = confirmed(&backwhen);
-        Protected { backwhen, proxy, url: format!("s3://first/soak-{number}"), begun, power: Power::new() }
+        Protected { backwhen, store, proxy, prefix, place, url, begun, power: Power::new() }
     }
 
     /// Makes the copy before the first capture does. A server that has just started is slow at first, and a lease of two seconds
@@ -247,18 +290,38 @@ impl Protected<'_> {
             return;
         }
         let history = self.backwhen.history();
-        let before = commits_of(&history);
+        let before = commits_at(&self.backwhen, &history);
         self.power.cut(random);
         for lost in [&history, &self.backwhen.folder().join("cache")] {
             std::fs::remove_dir_all(lost).unwrap();
         }
+        let emptied = (self.place == Place::SeveralStores).then(|| self.empty_a_store(random, count));
         self.proxy.trouble(*TROUBLES.choose(random).unwrap());
         self.backwhen.ok(&["copy", "--history", &self.url, "--to", history.to_str().unwrap()]);
         self.settle(count);
-        let after = commits_of(&history);
+        if let Some(emptied) = emptied {
+            self.backwhen.ok(&["repair", "--history", &self.url, "--refill", &emptied]);
+        }
+        let after = commits_at(&self.backwhen, &history);
         assert_eq!(Some(&after[..]), before.get(..after.len()), "the copy held other transactions");
         assert_confirmed_is_held(&self.backwhen);
         count.thrown_away += 1;
+    }
+
+    /// Removes all that one of the stores holds; returns its URL.
+    fn empty_a_store(&self, random: &mut StdRng, count: &mut Count) -> String {
+        let member = random.random_range(0..4);
+        loop {
+            let objects = self.store.everything("first", &format!("{}/{member}/", self.prefix));
+            if objects.is_empty() {
+                break;
+            }
+            for (key, _) in objects {
+                self.store.remove(&format!("first/{key}"));
+            }
+        }
+        count.emptied += 1;
+        member_url(&self.prefix, member)
     }
 
     /// The clients pause: now the folder must be what the source is, and so must a folder that a fresh machine makes of the copy.
@@ -270,8 +333,8 @@ impl Protected<'_> {
         let (folder, fresh) = (backwhen.history(), backwhen.folder().join("fresh"));
         std::fs::remove_dir_all(backwhen.folder().join("cache")).unwrap();
         backwhen.ok(&["copy", "--history", url, "--to", fresh.to_str().unwrap()]);
-        let commits = commits_of(&folder);
-        assert_eq!(commits, commits_of(&fresh), "the transactions of the folder, and of the copy");
+        let commits = commits_at(backwhen, &folder);
+        assert_eq!(commits, commits_at(backwhen, &fresh), "the transactions of the folder, and of the copy");
         assert_eq!(assert_history_balances(backwhen, url, "latest"), expected, "the copy");
         if let Some(middle) = commits.get(commits.len() / 2).filter(|_| is_whole) {
             assert_history_balances(backwhen, url, &middle.to_string());
@@ -282,6 +345,13 @@ impl Protected<'_> {
         let gaps = backwhen.ok(&["list", "gaps", "--history", url, "--output", "json"]);
         assert_eq!(gaps, "", "continuity was given up without need");
         std::fs::remove_dir_all(&fresh).unwrap();
+        let is_encrypted = self.place == Place::SeveralStores;
+        assert_shows_names(&files(&folder), is_encrypted);
+        assert_shows_names(&self.store.everything("first", &self.prefix), is_encrypted);
         count.audits += 1;
     }
+}
+
+fn member_url(prefix: &str, member: u32) -> String {
+    format!("s3://first/{prefix}/{member}")
 }

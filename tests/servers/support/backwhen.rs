@@ -8,9 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use backwhen::history::HistoryPlace;
-use backwhen::store::LocalFolder;
+use backwhen::history::{History, HistoryPlace};
 use backwhen::store::sealed::{IdentitySource, NewCopy, Secrecy};
+use backwhen::store::{LocalFolder, layout};
 use tempfile::TempDir;
 
 use super::capture::Capture;
@@ -65,13 +65,25 @@ impl Backwhen {
 
     /// The folder of the history, opened with the identity if it is encrypted.
     pub fn local(&self) -> LocalFolder {
-        let root = self.history();
+        self.place_at(&self.history()).local_folder().expect("the identity opens it")
+    }
+
+    /// Opens this history or a copy of it in another folder, as a process does that comes fresh to it.
+    pub fn history_at(&self, root: &Path) -> History {
+        self.place_at(root).history(None).expect("the history can be opened")
+    }
+
+    fn place_at(&self, root: &Path) -> HistoryPlace {
+        let root = root.to_owned();
         if !root.join("keys").exists() {
-            return LocalFolder::plain(&root);
+            return HistoryPlace::Folder { root, secrecy: None };
         }
         let identity = IdentitySource::File(self.folder.path().join("identity"));
-        let secrecy = Some(Secrecy::new(Some(identity), NewCopy::default(), Vec::new()));
-        HistoryPlace::Folder { root, secrecy }.local_folder().expect("the identity opens it")
+        let secrecy = Secrecy::new(Some(identity), NewCopy::default(), Vec::new());
+        if layout::grows_in_place(&root).unwrap() {
+            return HistoryPlace::Folder { root, secrecy: Some(secrecy) };
+        }
+        HistoryPlace::SealedFolder { root, cache: self.folder.path().join("cache-of-copies"), secrecy }
     }
 
     /// A folder of this test, removed with it; for files to recover into.

@@ -3,12 +3,11 @@
 
 use std::path::Path;
 
-use backwhen::history::History;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::timeline::Timeline;
 use backwhen::model::Lsn;
-use backwhen::store::LocalFolder;
 
+use super::scan::readable;
 use super::{Backwhen, Server, meanwhile};
 
 const ACCOUNTS: u32 = 20;
@@ -32,6 +31,15 @@ const BANK: &str = "
             COMMIT;
         END LOOP;
     END $$;";
+
+/// Names of the source, which no object has by chance.
+const NAMES: &[&str] = &["account", "counted", "balance"];
+
+/// Names of the source are readable in a history that is not encrypted, so the scan finds them, and in no other.
+pub fn assert_shows_names(objects: &[(String, Vec<u8>)], is_encrypted: bool) {
+    let expected = if is_encrypted { &[] } else { NAMES };
+    assert_eq!(readable(NAMES, objects), expected, "of {} objects", objects.len());
+}
 
 pub fn bank(server: &Server) -> String {
     let database = server.fresh_database("bank");
@@ -66,26 +74,22 @@ pub fn confirmed(backwhen: &Backwhen) -> Lsn {
 
 /// Reads the objects as a process does that comes fresh to them.
 pub fn timeline(backwhen: &Backwhen) -> Timeline {
-    timeline_of(&backwhen.local())
+    timeline_at(backwhen, &backwhen.history())
 }
 
-fn timeline_of(local: &LocalFolder) -> Timeline {
-    let history = History::open(local, None).unwrap();
+fn timeline_at(backwhen: &Backwhen, folder: &Path) -> Timeline {
+    let history = backwhen.history_at(folder);
     Timeline::read(&history, &Catalog::open(&history).unwrap()).unwrap()
 }
 
 /// The ends of all transactions, in the order in which they are kept; each must be there once.
 pub fn commits(backwhen: &Backwhen) -> Vec<Lsn> {
-    commits_in(&backwhen.local())
+    commits_at(backwhen, &backwhen.history())
 }
 
-/// The same of any folder that is not encrypted.
-pub fn commits_of(history: &Path) -> Vec<Lsn> {
-    commits_in(&LocalFolder::plain(history))
-}
-
-fn commits_in(local: &LocalFolder) -> Vec<Lsn> {
-    let timeline = timeline_of(local);
+/// The same of any folder with that history.
+pub fn commits_at(backwhen: &Backwhen, history: &Path) -> Vec<Lsn> {
+    let timeline = timeline_at(backwhen, history);
     let segments = timeline.current().unwrap().segments.iter();
     let segments = segments.map(|view| view.open().unwrap());
     let commits: Vec<_> = segments
