@@ -5,9 +5,8 @@
     STEPS=live,hot make bench      only these steps
 
 The sizes of a step stand at the top of its file: live.py, loading.py, volume.py, hot.py, growth.py, reset.py,
-bisect_step.py, travel.py, demand.py, stores.py. The results go to
-target/bench.json and docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to
-target/bench.json. A step that fails is reported, and the other steps keep their figures.
+bisect_step.py, travel.py, demand.py, stores.py, encryption.py. The results go to target/bench.json and
+docs/PERFORMANCE.md, whose text below the marker stays; with RECORD=0 only to target/bench.json. A step that fails is reported, and the other steps keep their figures.
 """
 
 import json
@@ -24,6 +23,7 @@ from pathlib import Path
 import apply
 import bisect_step
 import demand
+import encryption
 import growth
 import hot
 import live
@@ -40,9 +40,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCALE = sizes("SCALE", 50)
 TRANSACTIONS = sizes("TRANSACTIONS", 400_000)
 RUNS = sizes("RUNS", 3)
-ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel,demand,stores"
+ALL = "drain,recover,loading,apply,checkpoint,live,huge,filler,hot,growth,reset,bisect,travel,demand,stores,encryption"
 # These steps make a server of their own.
-ALONE = {"hot", "growth", "loading", "reset", "bisect", "travel", "demand", "stores"}
+ALONE = {"hot", "growth", "loading", "reset", "bisect", "travel", "demand", "stores", "encryption"}
 STEPS = [name for name in (os.environ.get("STEPS") or ALL).split(",") if name]
 
 
@@ -325,6 +325,7 @@ STEP = {
     "travel": lambda bench: travel.travel(bench, RUNS),
     "demand": lambda bench: demand.demand(bench, RUNS),
     "stores": lambda bench: stores.stores(bench, RUNS),
+    "encryption": lambda bench: encryption.encryption(bench, RUNS),
 }
 
 

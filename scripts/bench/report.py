@@ -101,6 +101,20 @@ def rows(facts):
     yield from questions(facts)
     yield from demands(facts)
     yield from stores(facts)
+    yield from encryption(facts)
+
+
+def encryption(facts):
+    """A history that is encrypted, against the same one in the clear."""
+    if capture := facts.get("encryption_capture"):
+        seconds = lambda spent: f"median {statistics.median(spent):.2f} s"
+        what = "capture into an encrypted history: CPU, against one in the clear"
+        yield Row(what, seconds(capture["backwhen"]), seconds(capture["other"]), capture["ratio"], 1.15)
+    if recover := facts.get("encryption_recover"):
+        what = "recovery of an encrypted history: time, against one in the clear"
+        yield Row(what, times(recover["backwhen"]), times(recover["other"]), recover["ratio"], 1.05)
+    if size := facts.get("encryption_bytes"):
+        yield Row("bytes of an encrypted history, against one in the clear", mib(size["backwhen"]), mib(size["other"]), size["backwhen"] / size["other"], 1.02)
 
 
 def stores(facts):

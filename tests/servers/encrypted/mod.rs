@@ -3,7 +3,6 @@
 
 mod commands;
 mod faults;
-mod figures;
 mod shown;
 mod tampered;
 
