@@ -14,7 +14,8 @@ use backwhen::fold;
 use backwhen::history::catalog::Catalog;
 use backwhen::history::checkpoint::{Checkpoint, TableEntry};
 use backwhen::history::image::{
-    BlockEntry, Blocks, ImageBuilder, MemoryDirectory, Packs, TableImage, index, lines, read_index, read_rows,
+    BlockEntry, Blocks, Cuts, ImageBuilder, MemoryDirectory, Packs, TableImage, index, lines, read_index,
+    read_rows,
 };
 use backwhen::history::journal::{BlockBuilder, Journal, Segment, Writer, seal};
 use backwhen::history::key::Authorship;
@@ -163,6 +164,7 @@ impl Fixture {
         let request = fold::FoldInput {
             catalog: &self.catalog,
             blocks: &blocks,
+            cuts: Cuts::Keyed([7; 32]),
             base: &self.base,
             until: Lsn::MAX,
             definitions_at: Lsn(0),
@@ -180,7 +182,7 @@ impl Fixture {
 
 fn image(root: &std::path::Path) -> TableImage {
     let known = Arc::new(MemoryDirectory::default());
-    let packs = Packs::new(Arc::new(Folder::new(root)), known);
+    let packs = Packs::new(Arc::new(Folder::new(root)), known, Cuts::Keyed([7; 32]));
     let image = build(&packs);
     packs.finish().unwrap();
     image
@@ -210,6 +212,7 @@ fn identity() -> HistoryIdentity {
         exclude: Vec::new(),
         secret: String::new(),
         messages: 0,
+        cuts: 0,
         event_triggers: None,
         key: None,
     }

@@ -10,6 +10,9 @@ pub(super) fn describe(survey: &Survey, is_healed: bool) -> String {
         let state = describe_store(it, is_healed);
         text.push_str(&format!("store {number:<4}{}: {state}\n", ui::printable(&it.store)));
     }
+    for shards in &survey.not_healed {
+        text.push_str(&format!("NOT DONE  {}\n", ui::printable(shards)));
+    }
     for fault in &survey.faults {
         text.push_str(&format!("DAMAGED   {}\n", ui::printable(fault)));
     }

@@ -11,7 +11,7 @@ use crate::codec::copy_text;
 use crate::error::Result;
 use crate::follow::{Event, EventKind, Follow, Row, RowChange, TableChange, undecodable};
 use crate::history::catalog::Catalog;
-use crate::history::image::{Blocks, ScratchImages};
+use crate::history::image::{Blocks, Cuts, ScratchImages};
 use crate::model::{Lsn, Table};
 
 /// The keys of rows that are asked for, by table.
@@ -23,6 +23,7 @@ pub(super) struct Deltas<'a> {
     tables: FastMap<u32, FoldedTable>,
     blocks: Blocks,
     catalog: Arc<Catalog>,
+    cuts: Cuts,
     /// The bytes that all deltas together may take.
     budget: usize,
     /// The folder under which the scratch folder is made.
@@ -45,6 +46,7 @@ impl<'a> Deltas<'a> {
             tables: wanted.map(|entry| (entry.table.oid, FoldedTable::new(entry, &blocks))).collect(),
             blocks,
             catalog: Arc::clone(input.catalog),
+            cuts: input.cuts,
             budget: input.budget,
             scratch_parent: input.scratch,
             scratch: None,
@@ -82,7 +84,7 @@ impl<'a> Deltas<'a> {
         let Some(folded) = self.tables.get_mut(&table.oid) else { return Ok(()) };
         // A change is of the table as it is now, so the rows before it must be too.
         if folded.reshape().is_some() {
-            folded.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+            folded.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog, self.cuts)?;
         }
         folded.apply(change).map_err(|contradiction| undecodable(contradiction, at))
     }
@@ -136,7 +138,7 @@ impl<'a> Deltas<'a> {
         while self.tables.values().map(FoldedTable::delta_bytes).sum::<usize>() > self.budget {
             let largest = self.tables.values_mut().max_by_key(|table| table.delta_bytes());
             let Some(table) = largest.filter(|table| table.delta_bytes() > 0) else { return Ok(()) };
-            table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+            table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog, self.cuts)?;
         }
         Ok(())
     }
@@ -149,7 +151,7 @@ impl<'a> Deltas<'a> {
     pub fn finish(mut self, follow: &mut Follow<'_>) -> Result<Vec<FoldedTable>> {
         for table in self.tables.values_mut() {
             if table.reshape().is_some_and(|it| !it.keeps_keys || it.retells()) {
-                table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog)?;
+                table.settle(scratch(&mut self.scratch, self.scratch_parent)?, &self.catalog, self.cuts)?;
             }
             if table.is_unreadable() {
                 follow.note_unreadable(table.table.oid);

@@ -11,8 +11,8 @@ use super::table::{FoldedTable, Standing};
 use crate::codec::key::KeyShape;
 use crate::error::{Error, Result};
 use crate::history::image::{
-    BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages, Sorter,
-    TableImage,
+    BlockDirectory, BlockId, Blocks, Cuts, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages,
+    Sorter, TableImage,
 };
 
 /// Memory for rows that are sorted anew, in bytes.
@@ -29,16 +29,17 @@ impl FoldedTable {
     }
 
     /// Writes the table's rows as an intermediate image into `scratch`, in the table's present shape, and goes on from
-    /// there with an empty delta. `history` finds the blocks of the history.
+    /// there with an empty delta. `history` finds the blocks of the history, which are cut by `cuts`.
     pub(super) fn settle(
         &mut self,
         scratch: &Arc<ScratchImages>,
         history: &Arc<impl BlockDirectory + 'static>,
+        cuts: Cuts,
     ) -> Result<()> {
         let folder = scratch.path();
         let store = Arc::clone(scratch.store());
         let known = Either(Arc::clone(history) as Arc<_>, Arc::new(MemoryDirectory::scan(&*store)?));
-        let packs = Packs::new(Arc::clone(&store), Arc::new(known));
+        let packs = Packs::new(Arc::clone(&store), Arc::new(known), cuts);
         let keeps_keys = self.reshape().is_none_or(|reshape| reshape.keeps_keys);
         let was_unreadable = self.is_unreadable();
         let shape = KeyShape::of(&self.table);

@@ -40,7 +40,7 @@ use crate::follow::{EventKind, Follow, JournalRange, Wanted};
 use crate::history::catalog::Catalog;
 use crate::history::checkpoint::Checkpoint;
 use crate::history::definitions::SchemaKnown;
-use crate::history::image::Blocks;
+use crate::history::image::{Blocks, Cuts};
 use crate::history::journal::ChosenBlocks;
 use crate::history::timeline::SegmentView;
 use crate::model::{Inexact, Lsn, SequenceState};
@@ -56,6 +56,8 @@ pub struct FoldInput<'a> {
     pub catalog: &'a Arc<Catalog>,
     /// The blocks of the base's images.
     pub blocks: &'a Blocks,
+    /// The rule by which the history's images are cut.
+    pub cuts: Cuts,
     pub base: &'a Checkpoint,
     /// Exclusive: the fold takes the transactions that committed from the base's position to before this one.
     pub until: Lsn,

@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::follow::{Row, RowChange};
 use crate::history::checkpoint::TableEntry;
 use crate::history::image::{
-    BlockDirectory, BlockId, Blocks, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages, lines,
+    BlockDirectory, BlockId, Blocks, Cuts, ImageBuilder, Location, MemoryDirectory, Packs, ScratchImages,
+    lines,
 };
 use crate::model::{Column, Grade, RowIdentity, Storage, Table};
 
@@ -89,7 +90,7 @@ impl Fixture {
             expected.insert(key(&shape, &line), (line, count));
         }
         let store = Arc::clone(scratch.store());
-        let packs = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()));
+        let packs = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()), Cuts::Common);
         let mut builder = ImageBuilder::new(&packs);
         for (key, (line, count)) in &expected {
             (0..*count).for_each(|_| builder.push(key, line).unwrap());
@@ -331,7 +332,7 @@ fn an_intermediate_image_has_the_same_rows() {
     fixture.change(&mut StdRng::seed_from_u64(3), 60);
     let scratch = Arc::new(ScratchImages::new(&std::env::temp_dir()).unwrap());
     let mut folded = fixture.folded();
-    folded.settle(&scratch, &fixture.directory).unwrap();
+    folded.settle(&scratch, &fixture.directory, Cuts::Common).unwrap();
     assert_eq!((folded.delta_bytes(), folded.untouched()), (0, None));
     drop(scratch);
     let moved = line(3, 9);

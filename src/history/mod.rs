@@ -55,6 +55,7 @@ use crate::signal::key::MessageKey;
 use crate::store::{
     Folder, Lease, LocalFolder, ObjectKind, ObjectName, Role, Store, StoreAddress, VolatileFile, layout,
 };
+use image::Cuts;
 use journal::Journal;
 use key::{Authorship, Key};
 pub use object::{read_json, read_object, write_json, write_object};
@@ -69,6 +70,10 @@ pub const SIGNED_FORMAT: u32 = 2;
 /// The version of `history.json` in a history with a key: a backwhen that knows no keys would write objects
 /// without tags, and must not.
 pub const KEYED_FORMAT: u32 = 3;
+
+/// The rule by which a history cuts its tables under a key of its own. An older backwhen cuts by the common rule, which
+/// costs room and nothing else.
+pub const KEYED_CUTS: u32 = 1;
 
 /// The version of an expiry's record that keeps single checkpoints: a backwhen that knows of none would remove them.
 pub const THINNED_FORMAT: u32 = 2;
@@ -96,6 +101,10 @@ pub struct Identity {
     /// before messages were signed.
     #[serde(default)]
     pub messages: u32,
+    /// The rule by which tables are cut into blocks: [`KEYED_CUTS`], or 0 in a history that was begun before it had a rule of its
+    /// own.
+    #[serde(default)]
+    pub cuts: u32,
     /// Whether the source has event triggers. `None` in histories that were begun before messages were signed, where a
     /// secret is there exactly if there are event triggers.
     #[serde(default)]
@@ -196,6 +205,15 @@ impl Identity {
     /// Whether the source's event triggers tell schema changes.
     pub fn has_event_triggers(&self) -> bool {
         self.event_triggers.unwrap_or(!self.secret.is_empty())
+    }
+
+    /// Returns the rule by which tables are cut into blocks. The key is made of the secret, which nobody has who has only
+    /// encrypted copies.
+    pub fn cuts(&self) -> Cuts {
+        if self.cuts < KEYED_CUTS {
+            return Cuts::Common;
+        }
+        Cuts::Keyed(blake3::derive_key("backwhen 2026-11-29 cuts of blocks", self.secret.as_bytes()))
     }
 
     /// Returns the key that tells backwhen's own messages in the source's WAL from others.

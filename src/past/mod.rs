@@ -403,6 +403,7 @@ impl Past {
         fold::fold(&fold::FoldInput {
             catalog: self.reading.catalog(),
             blocks: &self.reading.blocks(),
+            cuts: self.history().identity().cuts(),
             base: &self.base,
             until: self.until,
             definitions_at: self.definitions_at,

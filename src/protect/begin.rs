@@ -16,7 +16,7 @@ use super::draft::{Draft, manifest};
 use super::earlier::{self, Earlier};
 use super::identity::{PATIENCE, treat_tables};
 use super::snapshot::{self, SourceImage, SourceSnapshot};
-use super::{Access, finish_packs, hold_objects, slot};
+use super::{Access, finish_packs, hold_objects, new_packs, slot};
 use crate::ambient;
 use crate::connect::{Conninfo, Session};
 use crate::error::{Error, Kind, Result};
@@ -28,7 +28,8 @@ use crate::history::image::{BlockDirectory, MemoryDirectory, Packs};
 use crate::history::key::{Authorship, Key};
 use crate::history::resync::Resync;
 use crate::history::{
-    FORMAT, History, Identity, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, read_json, write_json,
+    FORMAT, History, Identity, KEYED_CUTS, KEYED_FORMAT, KeyRecord, SIGNED_FORMAT, Source, read_json,
+    write_json,
 };
 use crate::model::{DatabaseFacts, PgTime, Selection};
 use crate::signal::key::SIGNED;
@@ -119,9 +120,10 @@ pub async fn init(
         let refused = if event_triggers { install_triggers(access.source, &identity).await? } else { None };
         let start = Start { number: 1, cause: "init".into(), after: None, timeline: server.timeline };
         let none: Arc<dyn BlockDirectory> = Arc::new(MemoryDirectory::default());
+        let packs = Packs::new(local.store(), none, identity.cuts());
         let opened = open(access, &identity.slot(), selection, client).await?;
         let checkpoint =
-            begin_epoch(access, (local, &authorship), opened, none, start, Comparing::No).await?;
+            begin_epoch(access, (local, &authorship), opened, packs, start, Comparing::No).await?;
         let event_triggers = Some(event_triggers && refused.is_none());
         let history = History::found(local, Identity { event_triggers, ..identity.clone() }, authorship)?;
         Ok(Begun { history, checkpoint, without_triggers: refused })
@@ -171,6 +173,7 @@ fn new_identity(
         exclude,
         secret: ambient::random::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
         messages: SIGNED,
+        cuts: KEYED_CUTS,
         event_triggers: Some(false),
         key: key.map(|key| KeyRecord { id: key.id() }),
     })
@@ -248,8 +251,9 @@ pub async fn next_epoch(
     let (opened, comparing) = tokio::join!(open_again(access, history), latest_state(history, &catalog));
     let (opened, timeline) = opened?;
     let start = Start { number: after.epoch + 1, cause, after: Some(after), timeline };
+    let packs = new_packs(history, &catalog);
     let checkpoint =
-        begin_epoch(access, (history.local(), history.authorship()), opened, catalog, start, comparing?)
+        begin_epoch(access, (history.local(), history.authorship()), opened, packs, start, comparing?)
             .await?;
     if let Some(evidence) = Evidence::of_resync(&checkpoint, begun) {
         let history = history.clone();
@@ -342,12 +346,12 @@ async fn begin_epoch(
     access: &Access<'_>,
     (local, authorship): (&LocalFolder, &Authorship),
     opened: SourceSnapshot,
-    known: Arc<dyn BlockDirectory>,
+    packs: Packs,
     start: Start,
     comparing: Comparing,
 ) -> Result<Checkpoint> {
     let store = local.store();
-    let packs = Arc::new(Packs::new(Arc::clone(&store), known));
+    let packs = Arc::new(packs);
     let scratch = local.scratch();
     let request = opened.request(access, &store, &scratch, &packs);
     let (state, without) = match comparing {

@@ -59,7 +59,7 @@ pub(crate) async fn begin_checkpoint(
 
 /// Begins to write packs into a history; blocks that the catalog names are not stored again.
 pub(crate) fn new_packs(history: &History, catalog: &Arc<Catalog>) -> Packs {
-    Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>)
+    Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>, history.identity().cuts())
 }
 
 /// Makes all that was put into the packs durable. Nobody else may hold them any more.

@@ -21,6 +21,7 @@ fn history() -> (tempfile::TempDir, History) {
         exclude: Vec::new(),
         secret: String::new(),
         messages: 0,
+        cuts: 0,
         event_triggers: None,
         key: None,
     };
@@ -29,7 +30,7 @@ fn history() -> (tempfile::TempDir, History) {
 }
 
 fn store(history: &History, catalog: &Arc<Catalog>, raw: &[u8]) -> BlockId {
-    let packs = Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>);
+    let packs = Packs::new(history.shared_store(), Arc::clone(catalog) as Arc<_>, history.identity().cuts());
     let id = packs.put(BlockKind::Other, raw).unwrap();
     packs.finish().unwrap();
     catalog.synchronise(history).unwrap();

@@ -64,7 +64,11 @@ impl Repacking {
     /// `Damaged` if a block is; `Unavailable` if the disk does not take a pack.
     pub fn write(&self, history: &History, progress: &dyn Progress) -> Result<BTreeSet<String>> {
         progress.phase("packing anew", self.bytes_read, Unit::Bytes);
-        let packs = Packs::new(history.shared_store(), Arc::new(MemoryDirectory::default()));
+        let packs = Packs::new(
+            history.shared_store(),
+            Arc::new(MemoryDirectory::default()),
+            history.identity().cuts(),
+        );
         for name in &self.old {
             let reader = PackReader::open(history.store(), &pack_object(name))?;
             for entry in reader.entries().iter().filter(|entry| self.needed.contains(&entry.id)) {

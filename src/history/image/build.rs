@@ -35,7 +35,7 @@ impl<'a> ImageBuilder<'a> {
     pub fn new(packs: &'a Packs) -> ImageBuilder<'a> {
         ImageBuilder {
             packs,
-            cutter: Cutter::default(),
+            cutter: Cutter::new(packs.cuts()),
             raw: Vec::new(),
             rows: 0,
             digest: RowsDigest::default(),

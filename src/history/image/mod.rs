@@ -17,7 +17,7 @@ mod verify;
 mod write;
 
 pub use build::{ImageBuilder, MAX_LINE};
-pub use cut::TYPICAL as TYPICAL_BLOCK;
+pub use cut::{Cuts, TYPICAL as TYPICAL_BLOCK};
 pub use digest::{BadRowsDigest, RowsDigest};
 pub use directory::{BlockDirectory, Location, MemoryDirectory, PackUse};
 pub use id::{BadBlockId, BlockId, BlockKind};

@@ -25,7 +25,7 @@ fn directory(root: &Path) -> Arc<MemoryDirectory> {
 }
 
 fn packs(root: &Path) -> Packs {
-    Packs::new(store(root), directory(root))
+    Packs::new(store(root), directory(root), Cuts::Common)
 }
 
 fn blocks(root: &Path) -> Blocks {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::block;
+use super::cut::Cuts;
 use super::directory::BlockDirectory;
 use super::id::{BlockId, BlockKind};
 use super::pack::{self, PackEntry};
@@ -37,6 +38,7 @@ pub struct PackStats {
 pub struct Packs {
     store: Arc<dyn Store>,
     known: Arc<dyn BlockDirectory>,
+    cuts: Cuts,
     state: Mutex<PacksState>,
 }
 
@@ -52,8 +54,14 @@ struct PacksState {
 impl Packs {
     /// Begins to write packs into `store`. Blocks in `known` are not stored again, so `known` must only name blocks that
     /// the readers of these packs can reach too: for a history's packs, those in the same store.
-    pub fn new(store: Arc<dyn Store>, known: Arc<dyn BlockDirectory>) -> Packs {
-        Packs { store, known, state: Mutex::default() }
+    /// The history's images are cut by `cuts`.
+    pub fn new(store: Arc<dyn Store>, known: Arc<dyn BlockDirectory>, cuts: Cuts) -> Packs {
+        Packs { store, known, cuts, state: Mutex::default() }
+    }
+
+    /// The rule by which images are cut whose blocks are put here.
+    pub fn cuts(&self) -> Cuts {
+        self.cuts
     }
 
     /// Stores a block, unless it is stored already.

@@ -50,7 +50,9 @@ pub struct Survey {
     pub stores: Vec<StoreState>,
     /// Shards that make no object: of puts and removals that were cut short. The next `copy` or capture removes them.
     pub remnants: u64,
-    /// Sentences about objects that are lost, or could not be made whole again.
+    /// Sentences about shards that could not be made again now, though their objects can be read.
+    pub not_healed: Vec<String>,
+    /// Sentences about objects that are lost.
     pub faults: Vec<String>,
 }
 
@@ -65,6 +67,7 @@ impl Survey {
     /// Whether every store has all that belongs there.
     pub fn is_whole(&self) -> bool {
         self.faults.is_empty()
+            && self.not_healed.is_empty()
             && self.stores.iter().all(|it| it.away.is_none() && it.lacks + it.damaged <= it.healed)
     }
 
@@ -189,7 +192,7 @@ impl Dispersed {
                         survey.stores[shards.holders[place]].healed += 1;
                         object.parts.insert(place, Part::Sound(like.clone()));
                     }
-                    Err(error) => survey.faults.push(format!("{name} was not made whole: {error}")),
+                    Err(error) => survey.not_healed.push(format!("{name} was not made whole: {error}")),
                 }
             }
             lock(&self.unfinished).remove(name);

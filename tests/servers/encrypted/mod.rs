@@ -2,6 +2,7 @@
 //! what somebody without the key does to it is named.
 
 mod commands;
+mod cuts;
 mod faults;
 mod shown;
 mod tampered;

@@ -78,7 +78,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
 fn a_pack_that_is_there_already_is_not_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let write = || {
-        let writer = Packs::new(store(folder.path()), Arc::new(MemoryDirectory::default()));
+        let writer = Packs::new(store(folder.path()), Arc::new(MemoryDirectory::default()), Cuts::Common);
         writer.put(BlockKind::Other, b"something").unwrap();
         writer.finish().unwrap().packs
     };
@@ -154,7 +154,8 @@ fn a_pack_whose_put_fails_is_put_again_whole() {
             let memory = MemoryStore::default();
             let store: Arc<dyn Store> = Arc::new(memory.clone());
             let write = || {
-                let writer = Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()));
+                let writer =
+                    Packs::new(Arc::clone(&store), Arc::new(MemoryDirectory::default()), Cuts::Common);
                 let id = writer.put(BlockKind::Other, b"something")?;
                 writer.finish().map(|stats| (id, stats.packs))
             };
