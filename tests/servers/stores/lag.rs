@@ -7,7 +7,7 @@ use super::standing::{QUICK_LEASE, behind_a_proxy, copies, wait_copied};
 use super::{Stored, text};
 use crate::support::s3_faults::S3Fault;
 use crate::support::shop::assert_says;
-use crate::support::{Capture, wait_for};
+use crate::support::{Capture, Server, wait_for};
 
 /// While its store is away, a capture warns of these.
 const TROUBLE: [&str; 3] = ["is not kept up to date", "trying again", "a heartbeat of"];
