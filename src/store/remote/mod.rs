@@ -331,6 +331,10 @@ impl Store for Remote {
         self.leases.note(role, note);
     }
 
+    fn keeps_notes(&self) -> bool {
+        true
+    }
+
     fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         self.leases.read_note(role)
     }

@@ -9,6 +9,7 @@ mod faults;
 mod lag;
 mod reading;
 mod standing;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -219,6 +220,11 @@ fn a_copy_that_is_killed_goes_on_where_it_was() {
         valid += i32::from(seen.status.success());
         let is_none_yet = seen.stderr.contains("holds no history");
         assert!(seen.status.success() || is_none_yet, "{}{}", seen.stdout, seen.stderr);
+        assert_eq!(
+            drafts(backwhen),
+            0,
+            "the next command takes away what was left, also one that only reads"
+        );
         stored.change(CHANGES_AGAIN);
     }
     let mut command = backwhen.command(&["copy", "--to", &url, "--wait", "10m"]);

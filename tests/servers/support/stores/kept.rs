@@ -30,7 +30,8 @@ pub fn start<const N: usize>(
         command.args(["-c", KEEPER, "backwhen-test-store"]).arg(&folder).arg(program);
         command.args(arguments(&folder, ports)).stdin(Stdio::piped());
         // One volume of SeaweedFS for each bucket, not seven.
-        let mut keeper = command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1").spawn().expect("/bin/sh starts");
+        let mut keeper =
+            command.env("WEED_MASTER_VOLUME_GROWTH_COPY_1", "1").spawn().expect("/bin/sh starts");
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if answers(ports) {
