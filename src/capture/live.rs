@@ -81,6 +81,29 @@ pub struct CopyLive {
     pub put: Option<PgTime>,
     /// Why it is not kept up to date.
     pub fault: Option<String>,
+    /// The stores that it is dispersed over, if there are several.
+    #[serde(default)]
+    pub stores: Vec<CopyStore>,
+    /// How many of any of these could be lost now without a loss; `None` if that is not known, or if there is one store.
+    #[serde(default)]
+    pub could_lose: Option<usize>,
+}
+
+/// One of the stores of a dispersed copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStore {
+    pub store: String,
+    /// Why the store could not be asked.
+    pub away: Option<String>,
+    /// The number of objects of which the store has no shard or copy; `None` if too few stores answered to tell.
+    pub lacks: Option<u64>,
+}
+
+impl CopyStore {
+    /// Whether the store answers and lacks nothing.
+    pub fn is_whole(&self) -> bool {
+        self.away.is_none() && self.lacks == Some(0)
+    }
 }
 
 /// The places that must have a position before it is confirmed to the server.

@@ -9,6 +9,7 @@ mod also;
 mod beat;
 mod budget;
 mod continuity;
+mod copy_stores;
 mod digests;
 mod disk;
 mod drain;

@@ -57,7 +57,9 @@ pub struct Status {
 
 #[derive(Serialize)]
 pub(super) struct StatusReport {
-    state: State,
+    /// `None` if nobody can tell from here.
+    #[serde(serialize_with = "serialize_state")]
+    state: Option<State>,
     cause: String,
     since: Option<PgTime>,
     transitions: Vec<Transition>,
@@ -277,7 +279,7 @@ pub(super) async fn gather(
         Some(source) => ask(source, history).await,
         None => Asked::No,
     };
-    let KnownCapture { live, running, seen, elsewhere } = KnownCapture::of(history)?;
+    let KnownCapture { live, running, seen, elsewhere, is_unknown } = KnownCapture::of(history)?;
     let capture = live.as_ref().filter(|_| running);
     let current = timeline.current()?;
     let newest = match current.checkpoints.last() {
@@ -285,8 +287,10 @@ pub(super) async fn gather(
         None => None,
     };
     let (state, mut cause) = standing(running, live.as_ref(), &asked, &slot);
-    if let Some(elsewhere) = elsewhere.filter(|_| running || state == State::Blackout) {
-        cause = if running { format!("{cause} ({elsewhere})") } else { elsewhere };
+    // What the source tells is true, wherever the capture is.
+    let state = Some(state).filter(|state| !is_unknown || *state == State::Lost);
+    if let Some(elsewhere) = elsewhere.filter(|_| running || matches!(state, None | Some(State::Blackout))) {
+        cause = if running && state.is_some() { format!("{cause} ({elsewhere})") } else { elsewhere };
     }
     let frontier = current.frontier();
     let durable = live.as_ref().and_then(|live| live.options).map(|it| it.durable).unwrap_or_default();
@@ -366,6 +370,18 @@ pub(super) async fn gather(
         newest: newest.as_ref().map(|newest| newest.time),
         now,
     })
+}
+
+/// The state as it is shown.
+fn state_word(state: Option<State>) -> String {
+    state.map_or_else(|| "unknown".to_owned(), |state| format!("{state:?}").to_lowercase())
+}
+
+fn serialize_state<S: serde::Serializer>(
+    state: &Option<State>,
+    to: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&state_word(*state))
 }
 
 fn standing(running: bool, live: Option<&Live>, asked: &Asked, slot: &str) -> (State, String) {

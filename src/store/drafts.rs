@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{NewFile, ObjectKind, files};
+use super::{NewFile, ObjectKind, files, layout};
 use crate::error::Result;
 
 /// The drafts of one store.
@@ -45,5 +45,5 @@ impl Drafts {
 }
 
 fn name(kind: ObjectKind) -> String {
-    format!("draft.{}", kind.place().1)
+    format!("{}{}", layout::DRAFT, kind.place().1)
 }

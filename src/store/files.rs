@@ -11,6 +11,7 @@ mod private;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::veil::{VeilWriter, VeiledFile};
@@ -24,6 +25,9 @@ pub use private::{create_private, is_link, is_open_to_others, read_unfollowed, r
 /// The ending of files that are still being written. A process that holds the lock under which they are written may
 /// delete the files of other processes.
 pub const TEMPORARY: &str = "tmp";
+
+/// A new file may be taken for one that was left, so often in a row at most.
+const CREATION_TRIES: u32 = 100;
 
 /// A file that has a temporary name until [`NewFile::publish`] gives it its own. A file that is dropped before is removed.
 pub struct NewFile {
@@ -40,11 +44,7 @@ impl NewFile {
     /// # Errors
     /// `Unavailable` if the folder does not take a file.
     pub fn create(path: &Path) -> Result<NewFile> {
-        let temporary = temporary_beside(path)?;
-        let file = create_private(&temporary)
-            .context(Kind::Unavailable, || format!("cannot create {}", temporary.display()))?;
-        // This tells a file that is being written from one that a killed process has left.
-        let _ = file.try_lock_shared();
+        let (file, temporary) = create_locked(path)?;
         pass("file.create")?;
         power::writing(&temporary, 0);
         Ok(NewFile { file: Some(file), temporary, target: path.to_owned(), veil: None })
@@ -329,16 +329,41 @@ pub fn remove_temporaries_of(folder: &Path, begin: &str) {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let is_candidate = name.starts_with(begin) && name.ends_with(&ending) && !is_own_temporary(&name);
-        if is_candidate && !is_being_written(&entry.path()) {
-            let _ = fs::remove_file(entry.path());
+        if is_candidate {
+            remove_unless_written(&entry.path());
         }
     }
 }
 
-/// Whether a process that lives has a [`NewFile`] there.
-fn is_being_written(path: &Path) -> bool {
+/// Removes a temporary file, unless a process that lives has a [`NewFile`] there. It holds the file's lock meanwhile, so that
+/// whoever is about to lock the file finds that out.
+fn remove_unless_written(path: &Path) {
     let file = unfollowed().read(true).open(path);
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)))
+    let is_written =
+        file.as_ref().is_ok_and(|file| matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)));
+    if !is_written {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Makes a temporary file beside `path`, with a lock that tells it from one that a killed process has left.
+///
+/// # Errors
+/// `Unavailable` if the folder does not take a file.
+fn create_locked(path: &Path) -> Result<(File, PathBuf)> {
+    let mut tries = 0..CREATION_TRIES;
+    loop {
+        let temporary = temporary_beside(path)?;
+        let failed = || format!("cannot create {}", temporary.display());
+        let file = create_private(&temporary).context(Kind::Unavailable, failed)?;
+        // Between both calls another process may have taken the file for one that was left, and removes it.
+        let is_taken = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        let links = file.metadata().context(Kind::Unavailable, failed)?.nlink();
+        // A file system that counts no links has no last say.
+        if !is_taken && links > 0 || tries.next().is_none() {
+            return Ok((file, temporary));
+        }
+    }
 }
 
 /// Checks that the disk has room for this many bytes, by writing them to a file that is removed again.

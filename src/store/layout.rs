@@ -17,6 +17,9 @@ const FOLDERS: [&str; 10] =
 /// The folder of the wrapped keys, which only an encrypted history has.
 const KEYS: &str = "keys";
 
+/// Begins the names of the files in which objects are made for a store that takes only complete ones.
+pub const DRAFT: &str = "draft.";
+
 /// The name of the catalog, which lies in the history's own folder.
 pub const CATALOG: &str = "catalog.sqlite";
 
@@ -69,12 +72,15 @@ pub fn make_locks(root: &Path) -> Result<()> {
     files::create_folder(&root.join("locks"))
 }
 
-/// Makes the local folder of a history in an object store, for what is no object.
+/// Makes the local folder of a history in an object store, for what is no object, and removes the drafts of objects there that
+/// killed processes have left.
 ///
 /// # Errors
 /// `Unavailable` if the disk does not take it.
 pub fn make_cache(root: &Path) -> Result<()> {
-    files::create_folder(&scratch(root))
+    files::create_folder(&scratch(root))?;
+    files::remove_temporaries_of(&scratch(root), DRAFT);
+    Ok(())
 }
 
 /// Makes the folders that a history consists of, durable; those that exist stay.

@@ -156,6 +156,11 @@ pub trait Store: Debug + Send + Sync {
     /// Lets others read how it goes with a role that this process has: `note` is put with the next sign of life.
     fn note(&self, _role: Role, _note: &str) {}
 
+    /// Whether notes are kept there at all. Where they are not, nobody can tell from there how a process goes.
+    fn keeps_notes(&self) -> bool {
+        false
+    }
+
     /// Reads what the process that has a role has put there of itself; `None` if no process has the role.
     ///
     /// # Errors

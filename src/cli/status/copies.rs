@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::Lag;
 use crate::ambient;
-use crate::capture::live::{self, CopyLive, Live};
+use crate::capture::live::{self, CopyLive, CopyStore, Live};
 use crate::cli::ui;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::history::History;
 use crate::model::{Lsn, PgTime};
 use crate::store::{HolderNote, Role};
@@ -26,6 +26,8 @@ pub(super) struct KnownCapture {
     pub seen: Option<PgTime>,
     /// A sentence on where the capture is, if the history lies in an object store.
     pub elsewhere: Option<String>,
+    /// Whether nobody can tell from here how the capture goes; `elsewhere` says why.
+    pub is_unknown: bool,
 }
 
 impl KnownCapture {
@@ -38,7 +40,20 @@ impl KnownCapture {
             let (live, running) = (live::read(&history.live_state()), history.capture_is_running());
             return Ok(KnownCapture { live, running, ..KnownCapture::default() });
         }
-        let held = history.store().read_note(Role::Capture)?;
+        let store = history.store();
+        if !store.keeps_notes() {
+            let is_at_work = store.is_leased(Role::Capture);
+            return Ok(KnownCapture::unknown(
+                is_at_work,
+                "the copy lies in folders, which hold no signs of life of a capture",
+            ));
+        }
+        let held = match store.read_note(Role::Capture) {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                return Ok(KnownCapture::unknown(false, error.message()));
+            }
+            held => held?,
+        };
         // Its first word comes with its second sign of life.
         let is_new = |it: &HolderNote| it.owner.is_some() && it.note.is_none() && it.age <= SILENT;
         let has_just_begun = held.as_ref().is_some_and(is_new);
@@ -67,7 +82,17 @@ impl KnownCapture {
             )
         };
         let seen = Some(live.written);
-        Ok(KnownCapture { live: Some(live), running, seen, elsewhere: Some(elsewhere) })
+        let elsewhere = Some(elsewhere);
+        Ok(KnownCapture { live: Some(live), running, seen, elsewhere, is_unknown: false })
+    }
+
+    /// Nobody can tell from here how the capture goes, for this reason.
+    fn unknown(running: bool, why: &str) -> KnownCapture {
+        let at_work = if running { "; a capture or a copy is at work on it" } else { "" };
+        let elsewhere = format!(
+            "from here nobody can tell how the capture goes: {why}{at_work}; ask on the machine that captures, with: backwhen status"
+        );
+        KnownCapture { running, elsewhere: Some(elsewhere), is_unknown: true, ..KnownCapture::default() }
     }
 }
 
@@ -82,6 +107,10 @@ pub(super) struct CopyShown {
     /// When it was last found up to date.
     pub put: Option<PgTime>,
     pub fault: Option<String>,
+    /// The stores that it is dispersed over, if there are several.
+    pub stores: Vec<CopyStore>,
+    /// How many of any of these could be lost now.
+    pub could_lose: Option<usize>,
 }
 
 impl CopyShown {
@@ -97,13 +126,27 @@ impl CopyShown {
         // Before the first update nothing is known.
         let seconds = behind.or_else(|| copy.put.map(|_| 0.0));
         let lag = Lag { bytes, seconds };
-        let CopyLive { url, epoch, end, put, fault, .. } = copy.clone();
-        CopyShown { url, epoch, end, lag, put, fault }
+        let CopyLive { url, epoch, end, put, fault, stores, could_lose, .. } = copy.clone();
+        CopyShown { url, epoch, end, lag, put, fault, stores, could_lose }
     }
 
     /// Whether monitoring is to warn of the copy.
-    pub(super) fn is_late(&self, limit: f64) -> bool {
-        self.fault.is_some() || self.lag.seconds.is_none_or(|seconds| seconds >= limit)
+    pub(super) fn needs_attention(&self, limit: f64) -> bool {
+        let is_late = self.lag.seconds.is_none_or(|seconds| seconds >= limit);
+        self.fault.is_some() || is_late || !self.stores.iter().all(CopyStore::is_whole)
+    }
+
+    /// The stores that are away or lack something, in words, and how many may be lost.
+    pub(super) fn describe_stores(&self) -> Vec<String> {
+        let mut told: Vec<_> = self.stores.iter().filter(|it| !it.is_whole()).map(describe_store).collect();
+        if let Some(could_lose) = self.could_lose.filter(|_| !told.is_empty()) {
+            told.push(format!(
+                "any {could_lose} of the {} stores may be lost; once they answer, make what is missing with: backwhen repair --history {}",
+                self.stores.len(),
+                self.url
+            ));
+        }
+        told
     }
 
     pub(super) fn describe(&self) -> String {
@@ -116,4 +159,17 @@ impl CopyShown {
         let fault = self.fault.as_ref().map_or_else(String::new, |fault| format!(": {fault}"));
         format!("{} {end}{lag}{fault}", self.url)
     }
+}
+
+fn describe_store(it: &CopyStore) -> String {
+    let mut text = it.store.clone();
+    if let Some(why) = &it.away {
+        text.push_str(&format!(" is away ({why})"));
+    }
+    match it.lacks {
+        Some(0) => {}
+        Some(lacks) => text.push_str(&format!(" lacks {lacks} objects")),
+        None => text.push_str(" may lack objects: too few stores answer to tell"),
+    }
+    text
 }

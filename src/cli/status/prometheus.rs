@@ -1,6 +1,7 @@
 //! `status` in Prometheus' text format: for a textfile collector, and for capture's own address.
 
-use super::{CopyShown, StatusReport, grade, warnings};
+use super::{CopyShown, StatusReport, grade, state_word, warnings};
+use crate::capture::live::CopyStore;
 use crate::capture::state::State;
 use crate::model::PgTime;
 
@@ -34,8 +35,10 @@ fn standing(text: &mut Text, shown: &StatusReport) {
     let warnings = warnings.map(|(reason, holds)| ([("reason", reason)], Some(f64::from(u8::from(holds)))));
     let warnings: Vec<_> = warnings.iter().map(|(label, value)| (&label[..], *value)).collect();
     text.labelled("backwhen_warning", "1 for each reason to warn that holds now.", &warnings);
-    let names = State::ALL.map(|state| (format!("{state:?}").to_lowercase(), state == shown.state));
-    let states = names.each_ref().map(|(name, is)| ([("state", name.as_str())], f64::from(u8::from(*is))));
+    let all = State::ALL.map(Some).into_iter().chain([None]);
+    let names: Vec<_> = all.map(|state| (state_word(state), state == shown.state)).collect();
+    let states: Vec<_> =
+        names.iter().map(|(name, is)| ([("state", name.as_str())], f64::from(u8::from(*is)))).collect();
     let states: Vec<_> = states.iter().map(|(label, value)| (&label[..], Some(*value))).collect();
     text.labelled("backwhen_state", "1 for the state of the protection cycle, 0 for the others.", &states);
     text.maybe(
@@ -95,6 +98,30 @@ fn copied(text: &mut Text, shown: &StatusReport) {
     });
     each("backwhen_copy_failing", "1 if the copy cannot be kept up to date now.", &|it| {
         Some(f64::from(u8::from(it.fault.is_some())))
+    });
+    each("backwhen_copy_could_lose", "How many of any of the copy's stores could be lost now.", &|it| {
+        it.could_lose.map(|stores| stores as f64)
+    });
+    copy_stores(text, shown);
+}
+
+/// The stores of copies that are dispersed over several.
+fn copy_stores(text: &mut Text, shown: &StatusReport) {
+    let of =
+        |copy: &'_ CopyShown| copy.stores.iter().map(|it| (copy.url.clone(), it.clone())).collect::<Vec<_>>();
+    let stores: Vec<_> = shown.copies.iter().flat_map(of).collect();
+    let labels: Vec<_> =
+        stores.iter().map(|(url, it)| [("url", url.as_str()), ("store", it.store.as_str())]).collect();
+    let mut each = |name: &str, help: &str, value: &dyn Fn(&CopyStore) -> Option<f64>| {
+        let values = labels.iter().zip(&stores);
+        let samples: Vec<_> = values.map(|(label, (_, it))| (&label[..], value(it))).collect();
+        text.labelled(name, help, &samples);
+    };
+    each("backwhen_copy_store_away", "1 if that store of the copy does not answer now.", &|it| {
+        Some(f64::from(u8::from(it.away.is_some())))
+    });
+    each("backwhen_copy_store_lacks", "Objects of which that store has no part.", &|it| {
+        it.lacks.map(|objects| objects as f64)
     });
 }
 

@@ -2,7 +2,7 @@
 
 use chrono::Local;
 
-use super::StatusReport;
+use super::{StatusReport, state_word};
 use crate::capture::live::Durability;
 use crate::capture::state::State;
 use crate::cli::{dispersal, ui};
@@ -13,14 +13,14 @@ use crate::model::inexact::insert_only_note;
 /// Each reason to warn, and whether it holds.
 pub(super) fn warnings(shown: &StatusReport) -> [(&'static str, bool); 9] {
     [
-        ("state", shown.state != State::Streaming),
+        ("state", shown.state != Some(State::Streaming)),
         ("source", shown.source.starts_with("cannot")),
         ("lag", shown.lag.seconds.is_none_or(|seconds| seconds >= shown.lag_limits.0)),
         ("retained_wal", shown.slot.warning().is_some()),
         // Not for tables that are left out on purpose or by their kind: that alarm would never end.
         ("tables", shown.refused),
         ("event_triggers", shown.event_triggers.fault.is_some()),
-        ("copies", shown.copies.iter().any(|copy| copy.is_late(shown.lag_limits.0))),
+        ("copies", shown.copies.iter().any(|copy| copy.needs_attention(shown.lag_limits.0))),
         ("needs", shown.outlook.needs_warn()),
         ("room", shown.outlook.room_warns()),
     ]
@@ -33,7 +33,7 @@ pub(super) fn grade(shown: &StatusReport) -> (u8, &'static str) {
     let held = shown.copies.first().filter(|_| shown.durable == Durability::Store);
     let late = late || held.is_some_and(|copy| copy.lag.seconds.is_some_and(|it| it >= shown.lag_limits.1));
     match shown.state {
-        State::Lost => (2, "CRITICAL"),
+        Some(State::Lost) => (2, "CRITICAL"),
         _ if late || shown.slot.share() >= 1.0 || shown.outlook.room_is_critical() => (2, "CRITICAL"),
         _ if warnings(shown).iter().any(|(_, holds)| *holds) => (1, "WARNING"),
         _ => (0, "OK"),
@@ -42,7 +42,7 @@ pub(super) fn grade(shown: &StatusReport) -> (u8, &'static str) {
 
 pub(super) fn nagios(shown: &StatusReport) -> (u8, String) {
     let (code, word) = grade(shown);
-    let state = format!("{:?}", shown.state).to_lowercase();
+    let state = state_word(shown.state);
     // `U` is how a plug-in says that a value is not known.
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "U".to_owned(), |bytes| format!("{bytes}B"));
     let seconds = shown.lag.seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.1}s"));
@@ -62,8 +62,9 @@ pub(super) fn nagios(shown: &StatusReport) -> (u8, String) {
     if let Some(fault) = &shown.event_triggers.fault {
         text.push_str(&format!("; schema changes are no longer told by triggers: {fault}"));
     }
-    for copy in shown.copies.iter().filter(|copy| copy.is_late(shown.lag_limits.0)) {
+    for copy in shown.copies.iter().filter(|copy| copy.needs_attention(shown.lag_limits.0)) {
         text.push_str(&format!("; the copy {}", copy.describe()));
+        copy.describe_stores().iter().for_each(|it| text.push_str(&format!("; {it}")));
     }
     for warning in shown.outlook.warnings() {
         text.push_str(&format!("; {warning}"));
@@ -82,11 +83,7 @@ pub(super) fn nagios(shown: &StatusReport) -> (u8, String) {
 }
 
 pub(super) fn describe(shown: &StatusReport) -> String {
-    let mut text = format!(
-        "state        {}  ({})\n",
-        format!("{:?}", shown.state).to_lowercase(),
-        ui::printable(&shown.cause)
-    );
+    let mut text = format!("state        {}  ({})\n", state_word(shown.state), ui::printable(&shown.cause));
     if let Some(last) = shown.transitions.last() {
         let word = |state: State| format!("{state:?}").to_lowercase();
         text.push_str(&format!(
@@ -148,6 +145,9 @@ pub(super) fn describe(shown: &StatusReport) -> String {
         let decides = number == 0 && shown.durable == Durability::Store;
         let note = if decides { "; the source retains WAL until this copy has it" } else { "" };
         text.push_str(&format!("copy         {}{note}\n", ui::printable(&copy.describe())));
+        for store in copy.describe_stores() {
+            text.push_str(&format!("             {}\n", ui::printable(&store)));
+        }
     }
     if let Some(survey) = &shown.dispersal {
         text.push_str(&dispersal::describe(survey, false));

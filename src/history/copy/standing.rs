@@ -21,7 +21,7 @@ use crate::history::journal::{self, CopiedEnd, Durable, FollowedSegment, Journal
 use crate::history::{History, HistoryPlace, PATIENCE, inventory, read_object};
 use crate::model::Lsn;
 use crate::progress::Silent;
-use crate::store::{Lease, ObjectKind, ObjectName, Role, Store};
+use crate::store::{Dispersed, Lease, ObjectKind, ObjectName, Role, Store};
 
 /// An object that could not be copied because it is damaged is looked at again after this time, when it may be healed.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
@@ -149,6 +149,11 @@ impl StandingCopy {
     /// The number of objects that the open segment consists of in the copy.
     pub fn increments(&self) -> usize {
         self.open.as_ref().map_or(0, FollowedSegment::increments)
+    }
+
+    /// The stores that the copy is dispersed over, if there are several.
+    pub fn dispersal(&self) -> Option<&Dispersed> {
+        self.store.dispersal()
     }
 
     /// Lets others read how the capture goes.

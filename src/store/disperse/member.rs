@@ -1,6 +1,7 @@
 //! One of the stores of a dispersal.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) struct Member {
     pub workers: Workers,
     store: Arc<dyn Store>,
     state: Mutex<MemberState>,
+    /// How often the store has failed to answer.
+    failures: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +44,15 @@ struct MemberState {
 
 impl Member {
     pub fn new(number: usize, url: String, store: Arc<dyn Store>, folder: Option<PathBuf>) -> Member {
-        Member { number, url, folder, workers: Workers::default(), store, state: Mutex::default() }
+        Member {
+            number,
+            url,
+            folder,
+            workers: Workers::default(),
+            store,
+            state: Mutex::default(),
+            failures: AtomicU64::new(0),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, MemberState> {
@@ -58,6 +69,11 @@ impl Member {
         let mut state = self.state();
         state.away.take_if(|(until, _)| ambient::instant() >= *until);
         state.away.as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// How often the store has failed in this process.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Leaves the store alone for a while.
@@ -109,6 +125,9 @@ impl Member {
         if self.folder.is_some() && done.is_ok() {
             // Bytes that were put below the mount point of a disk that went meanwhile are not in this store.
             done = done.and_then(|given| self.recognise(dispersal).map(|()| given));
+        }
+        if done.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
         }
         match &done {
             Err(error) if error.kind() == Kind::Unavailable => self.leave_alone(AWAY, error.to_string()),

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use self::address::{StoreAddress, split_addresses};
-use self::census::{Census, too_many_away};
+use self::census::Census;
 use self::code::Stripes;
 use self::mark::Mark;
 use self::member::Member;
@@ -126,6 +126,21 @@ impl Dispersed {
         members.ask(&has, has.len(), PATIENCE, move |member, store| {
             job(store, &shards.shard(shards.place(member)))
         })
+    }
+
+    /// The number of times that any of the stores has failed in this process.
+    pub fn failures(&self) -> u64 {
+        self.all.iter().map(|member| member.failures()).sum()
+    }
+
+    /// The stores, each with the reason why it is left alone now, if it is.
+    pub fn away(&self) -> Vec<(String, Option<String>)> {
+        self.all.iter().map(|member| (member.url.clone(), member.why_away())).collect()
+    }
+
+    /// Has the stores listed anew by whatever asks next, as other processes may have repaired them.
+    pub fn list_again(&self) {
+        self.all.iter().for_each(|member| member.bare().look_again(ObjectKind::Shard));
     }
 
     fn object(&self, name: &ObjectName) -> Result<Option<DispersedObject>> {
@@ -354,18 +369,30 @@ impl Store for Dispersed {
         self.all.iter().for_each(|member| member.bare().note(role, note));
     }
 
+    fn keeps_notes(&self) -> bool {
+        self.all.iter().any(|member| member.bare().keeps_notes())
+    }
+
     fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         let Some(members) = self.members()? else { return Ok(None) };
-        let enough = self.policy.witnesses();
-        let notes = members.ask(&members.numbers(), enough, PATIENCE, move |_, store| store.read_note(role));
-        if notes.iter().flatten().all(Result::is_err) {
-            return Err(too_many_away(self.policy, &notes));
+        let mut keepers = members.numbers();
+        keepers.retain(|number| members.all[*number].bare().keeps_notes());
+        let enough = self.policy.witnesses().min(keepers.len());
+        let notes = members.ask(&keepers, enough, PATIENCE, move |_, store| store.read_note(role));
+        let answered = notes.iter().flatten().filter(|it| it.is_ok()).count();
+        let away = Error::unavailable(format!(
+            "too few of the stores answer that keep notes: {}",
+            first_error(&notes)
+        ));
+        match notes.into_iter().flatten().flatten().flatten().min_by_key(|note| note.age) {
+            // A note may lie in those that do not answer.
+            None if answered < enough => Err(away),
+            found => Ok(found),
         }
-        Ok(notes.into_iter().flatten().flatten().flatten().min_by_key(|note| note.age))
     }
 
     fn look_again(&self, _: ObjectKind) {
-        self.all.iter().for_each(|member| member.bare().look_again(ObjectKind::Shard));
+        self.list_again();
     }
 
     fn share(&self, role: Role, patience: Duration) -> Result<Option<Lease>> {

@@ -71,3 +71,33 @@ fn leftovers_of_other_processes_go_and_our_own_files_stay() {
     let of_another = fs::File::open(ours.path()).unwrap();
     assert!(matches!(of_another.try_lock(), Err(fs::TryLockError::WouldBlock)), "our file can be told");
 }
+
+/// Other processes look for files that were left at any instant, also between the birth of a file and its lock.
+#[test]
+fn a_file_that_is_being_written_is_never_taken_for_one_that_was_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let sweep = || {
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            for entry in fs::read_dir(folder.path()).unwrap().flatten() {
+                remove_unless_written(&entry.path());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..2).for_each(|_| drop(scope.spawn(sweep)));
+        for number in 0..3_000 {
+            let mut file = NewFile::create(&folder.path().join("draft.pack")).unwrap();
+            file.write_all(b"bytes").unwrap();
+            let found = fs::read(file.path()).ok();
+            if found.as_deref() != Some(b"bytes") {
+                is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("the file of round {number} is gone while it is being written");
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    fs::write(folder.path().join("draft.pack.0123456789abcdef-7.tmp"), "left").unwrap();
+    remove_temporaries_of(folder.path(), "draft.");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -133,6 +133,9 @@ fn retries() -> RetryConfig {
     RetryConfig { backoff, max_retries, ..RetryConfig::default() }
 }
 
+/// Lets a client go without TLS.
+const ALLOW_HTTP: (ClientConfigKey, &str) = (ClientConfigKey::AllowHttp, "true");
+
 /// The settings of the client of each provider.
 fn limits() -> [(ClientConfigKey, &'static str); 2] {
     [(ClientConfigKey::Timeout, TIMEOUT), (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)]
@@ -165,26 +168,66 @@ fn amazon(url: &str, profile: &Profile) -> object_store::Result<impl ObjectStore
 }
 
 fn google(url: &str) -> object_store::Result<impl ObjectStore> {
-    use object_store::gcp::GoogleConfigKey::Client;
-    let builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retries());
-    limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
+    google_with(GoogleCloudStorageBuilder::from_env(), url)
+}
+
+fn google_with(builder: GoogleCloudStorageBuilder, url: &str) -> object_store::Result<impl ObjectStore> {
+    use object_store::gcp::GoogleConfigKey::{BaseUrl, Client};
+    let is_plain = is_plain(builder.get_config_value(&BaseUrl));
+    let builder = builder.with_url(url).with_retry(retries());
+    let limits = limits().into_iter().chain(is_plain.then_some(ALLOW_HTTP));
+    limits.fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
 }
 
 fn azure(url: &str) -> object_store::Result<impl ObjectStore> {
-    use object_store::azure::AzureConfigKey::Client;
-    let builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retries());
-    limits().into_iter().fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
+    azure_with(MicrosoftAzureBuilder::from_env(), url)
+}
+
+fn azure_with(builder: MicrosoftAzureBuilder, url: &str) -> object_store::Result<impl ObjectStore> {
+    use object_store::azure::AzureConfigKey::{Client, Endpoint};
+    let is_plain = is_plain(builder.get_config_value(&Endpoint));
+    let builder = builder.with_url(url).with_retry(retries());
+    let limits = limits().into_iter().chain(is_plain.then_some(ALLOW_HTTP));
+    limits.fold(builder, |it, (key, value)| it.with_config(Client(key), value)).build()
+}
+
+/// Whether a person has named an endpoint without TLS, and so wants it.
+fn is_plain(endpoint: Option<String>) -> bool {
+    endpoint.is_some_and(|it| it.starts_with("http://"))
 }
 
 /// The bucket that these variables lead to, which are passed by hand as a test may not change its environment.
 #[cfg(test)]
-pub(super) fn bucket_of_a_test(variables: &[(String, String)], bucket: &str, prefix: &str) -> Bucket {
+pub(super) fn bucket_of_a_test(variables: &[(String, String)], url: &str) -> Bucket {
+    use object_store::aws::AmazonS3ConfigKey::Client;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = AmazonS3Builder::new().with_bucket_name(bucket).with_allow_http(true).with_retry(retries());
-    let builder = variables.iter().fold(builder, |builder, (name, value)| {
-        builder.with_config(name.to_lowercase().parse().unwrap(), value)
-    });
-    Bucket::new(Arc::new(builder.build().unwrap()), prefix, &format!("s3://{bucket}/{prefix}"))
+    let address = Address::parse(url).unwrap();
+    let variables = || variables.iter().map(|(name, value)| (name.to_lowercase(), value));
+    let store: Arc<dyn ObjectStore> = match address.provider {
+        Provider::S3 => {
+            let builder = AmazonS3Builder::new().with_url(url).with_retry(retries());
+            let builder = builder.with_config(Client(ALLOW_HTTP.0), ALLOW_HTTP.1);
+            let set = |it: AmazonS3Builder, (name, value): (String, &String)| {
+                it.with_config(name.parse().unwrap(), value)
+            };
+            Arc::new(variables().fold(builder, set).build().unwrap())
+        }
+        Provider::Google => {
+            let set = |it: GoogleCloudStorageBuilder, (name, value): (String, &String)| {
+                it.with_config(name.parse().unwrap(), value)
+            };
+            let builder = variables().fold(GoogleCloudStorageBuilder::new(), set);
+            Arc::new(google_with(builder, url).unwrap())
+        }
+        Provider::Azure => {
+            let set = |it: MicrosoftAzureBuilder, (name, value): (String, &String)| {
+                it.with_config(name.parse().unwrap(), value)
+            };
+            let builder = variables().fold(MicrosoftAzureBuilder::new(), set);
+            Arc::new(azure_with(builder, url).unwrap())
+        }
+    };
+    Bucket::new(store, &address.prefix, url)
 }
 
 #[cfg(test)]

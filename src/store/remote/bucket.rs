@@ -35,8 +35,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The stores take no longer keys.
 const LONGEST_KEY: usize = 1024;
 
-/// The address at which a machine in a cloud finds its own credentials. The crate asks there if the user names none.
-const METADATA_SERVICE: &str = "169.254.169.254";
+/// The addresses at which a machine in a cloud finds its own credentials. The crate asks there if the user names none.
+const METADATA_SERVICES: [&str; 2] = ["169.254.169.254", "metadata.google.internal"];
 
 /// The keys under one prefix of a bucket.
 #[derive(Clone, Debug)]
@@ -280,12 +280,12 @@ impl Bucket {
                 Error::internal(format!("{place} exists already; objects are written once"))
             }
             Fault::PermissionDenied { .. } | Fault::Unauthenticated { .. } => {
-                refused(verb, place).caused_by(cause)
+                refused(verb, place, credentials(&self.url)).caused_by(cause)
             }
-            _ if cause.contains(METADATA_SERVICE) => Error::usage(format!(
-                "no credentials are named for {}, and this machine has none of its own; set AWS_ACCESS_KEY_ID and \
-                 AWS_SECRET_ACCESS_KEY, or see docs/stores.md",
-                self.url
+            _ if METADATA_SERVICES.iter().any(|it| cause.contains(it)) => Error::usage(format!(
+                "no credentials are named for {}, and this machine has none of its own; set {}, or see docs/stores.md",
+                self.url,
+                credentials(&self.url)
             ))
             .caused_by(cause),
             _ => Error::unavailable(format!(
@@ -323,11 +323,19 @@ fn is_cut_off(error: &object_store::Error) -> bool {
     false
 }
 
-fn refused(verb: &str, place: impl Display) -> Error {
+fn refused(verb: &str, place: impl Display, credentials: &str) -> Error {
     Error::refused(format!(
-        "the object store refuses {verb} of {place}; give these credentials the right, or name others (AWS_ACCESS_KEY_ID \
-         and AWS_SECRET_ACCESS_KEY for s3://)"
+        "the object store refuses {verb} of {place}; give these credentials the right, or name others ({credentials})"
     ))
+}
+
+/// The variables that name the credentials for a URL.
+fn credentials(url: &str) -> &'static str {
+    match url.split_once("://") {
+        Some(("gs", _)) => "GOOGLE_APPLICATION_CREDENTIALS",
+        Some(("az", _)) => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+        _ => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }
 }
 
 /// The text of a key whose odd characters a [`Path`] has written as `%41`; `None` if that is no text.

@@ -331,6 +331,10 @@ impl Store for Remote {
         self.leases.note(role, note);
     }
 
+    fn keeps_notes(&self) -> bool {
+        true
+    }
+
     fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         self.leases.read_note(role)
     }
@@ -362,18 +366,25 @@ impl Store for Remote {
 
 #[cfg(test)]
 #[expect(dead_code, clippy::print_stderr, reason = "other tests, whose file this is, need more of it")]
-#[path = "../../../tests/servers/support/s3.rs"]
-mod server;
+#[path = "../../../tests/servers/support/stores/mod.rs"]
+mod servers;
 
-/// Stores for tests: one in memory and, where there is an S3 server, a prefix of its own there. Each keeps what is read.
+/// Stores for tests: one in memory and, where they were fetched, a prefix of its own on the S3 server and on the emulators of
+/// the other clouds. Each keeps what is read.
 #[cfg(test)]
 pub(super) fn for_tests(scratch: &std::path::Path) -> Vec<Remote> {
+    use self::servers::{azure::AzureEmulator, google::GoogleEmulator, s3::S3Server};
     let memory = Arc::new(object_store::memory::InMemory::new());
     let mut buckets = vec![Bucket::new(memory, "a/b", "memory://bucket/a/b")];
-    buckets.extend(server::S3Server::shared().map(|server| {
-        let prefix = format!("{:x}", u64::from_le_bytes(ambient::random().unwrap()));
-        address::bucket_of_a_test(&server.variables("owner"), "first", &prefix)
-    }));
+    let prefix = format!("{:x}", u64::from_le_bytes(ambient::random().unwrap()));
+    let there = [
+        S3Server::shared().map(|it| (it.variables("owner").to_vec(), format!("s3://first/{prefix}"))),
+        GoogleEmulator::shared().map(|it| (it.variables(), it.url(&prefix))),
+        AzureEmulator::shared().map(|it| (it.variables(), it.url(&prefix))),
+    ];
+    buckets.extend(
+        there.into_iter().flatten().map(|(variables, url)| address::bucket_of_a_test(&variables, &url)),
+    );
     let store = |bucket| {
         let blocks = Arc::new(BlockCache::new(&scratch.join("blocks"), 32 << 20));
         Remote::new(bucket, scratch.to_owned(), Some(blocks), LeaseTerms::for_tests())
@@ -406,6 +417,30 @@ mod tests {
                 }
             }
             assert!(store.open(&name(1)).unwrap().is_none(), "it was read, and is gone");
+        }
+    }
+
+    #[test]
+    fn of_those_who_race_for_a_role_one_has_it_alone_and_all_can_share_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for remote in for_tests(folder.path()) {
+            let store: &dyn Store = &remote;
+            for round in 0..3 {
+                let all: Vec<_> = std::thread::scope(|scope| {
+                    let take = || store.lease(Role::Capture, "copy");
+                    let racers: Vec<_> = (0..5).map(|_| scope.spawn(take)).collect();
+                    racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+                });
+                let (won, lost): (Vec<_>, Vec<_>) = all.into_iter().partition(Result::is_ok);
+                assert_eq!(won.len(), 1, "round {round} on {}", remote.bucket.locate(""));
+                assert!(lost.iter().all(|it| it.as_ref().is_err_and(|it| it.kind() == Kind::Locked)));
+            }
+            std::thread::scope(|scope| {
+                for _ in 0..5 {
+                    scope.spawn(|| drop(store.share(Role::Objects, Duration::ZERO).unwrap().unwrap()));
+                }
+            });
+            assert!(!store.is_leased(Role::Capture) && !store.is_leased(Role::Objects));
         }
     }
 }

@@ -199,6 +199,10 @@ impl Store for Sealed {
         }
     }
 
+    fn keeps_notes(&self) -> bool {
+        self.inner.keeps_notes()
+    }
+
     fn read_note(&self, role: Role) -> Result<Option<HolderNote>> {
         let open = |note: String| {
             let sealed = STANDARD_NO_PAD.decode(note).ok()?;

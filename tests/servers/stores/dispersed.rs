@@ -7,14 +7,14 @@ use crate::support::shop::{CHANGES, assert_says, shop};
 use crate::support::{Backwhen, Server, wait_for};
 
 /// A captured shop, and folders for a copy that is dispersed over them.
-struct Shop {
-    backwhen: Backwhen,
+pub(super) struct Shop {
+    pub(super) backwhen: Backwhen,
     k: usize,
     m: usize,
 }
 
 impl Shop {
-    fn begin(k: usize, m: usize) -> Shop {
+    pub(super) fn begin(k: usize, m: usize) -> Shop {
         let backwhen = shop(&Server::shared(None)).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
         let cache = text(&backwhen.folder().join("cache"));
         let backwhen = backwhen.with_env("BACKWHEN_CACHE", &cache);
@@ -31,15 +31,15 @@ impl Shop {
         self.backwhen.ok(&["capture", "--until", "caught-up"]);
     }
 
-    fn folder(&self, number: usize) -> PathBuf {
+    pub(super) fn folder(&self, number: usize) -> PathBuf {
         self.backwhen.folder().join(format!("member-{number}"))
     }
 
-    fn member(&self, number: usize) -> String {
+    pub(super) fn member(&self, number: usize) -> String {
         format!("file://{}", self.folder(number).display())
     }
 
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         let members: Vec<_> = (0..self.k + self.m).map(|number| self.member(number)).collect();
         format!("disperse:k={},m={},{}", self.k, self.m, members.join(","))
     }

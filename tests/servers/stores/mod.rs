@@ -1,6 +1,7 @@
 //! Histories in an object store, on a real S3 server. Without that server's program these tests are skipped.
 
 mod cached;
+mod clouds;
 mod damage;
 mod dispersed;
 mod encrypted;
@@ -8,6 +9,7 @@ mod faults;
 mod lag;
 mod reading;
 mod standing;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,8 @@ struct Stored {
     backwhen: Backwhen,
     /// The bucket and the prefix.
     path: String,
+    /// The address of the copy.
+    url: String,
 }
 
 impl Stored {
@@ -54,28 +58,42 @@ impl Stored {
     }
 
     fn begin_on(source: &Server, bucket: &str) -> Option<Stored> {
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let path = format!("{bucket}/{}", Stored::prefix());
+        let url = format!("s3://{path}");
         let server = S3Server::shared()?;
+        Some(Stored::begin_at(source, server, path, url, &server.variables("owner")))
+    }
+
+    /// A prefix that no other copy has.
+    fn prefix() -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        format!("shop-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A history whose commands reach the store of its copy, `url`, by these variables.
+    fn begin_at(
+        source: &Server,
+        server: &'static S3Server,
+        path: String,
+        url: String,
+        variables: &[(String, String)],
+    ) -> Stored {
         let mut backwhen = shop(source).with_env("BACKWHEN_TEST_ROLL_AT", "20000");
-        for (name, value) in server.variables("owner") {
-            backwhen = backwhen.with_env(&name, &value);
+        for (name, value) in variables {
+            backwhen = backwhen.with_env(name, value);
         }
         let cache = text(&backwhen.folder().join("cache"));
         let key = text(&backwhen.folder().join("key"));
         let mut backwhen = backwhen.with_env("BACKWHEN_CACHE", &cache);
-        if bucket != "first" {
+        if url.starts_with("s3://") && !path.starts_with("first/") {
             backwhen = backwhen.with_env("BACKWHEN_KEY_FILE", &key);
         }
         backwhen.init();
-        let stored = Stored {
-            server,
-            path: format!("{bucket}/shop-{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
-            backwhen,
-        };
+        let stored = Stored { server, backwhen, path, url };
         stored.change(CHANGES);
         stored.backwhen.ok(&["checkpoint"]);
         stored.change(CHANGES_AGAIN);
-        Some(stored)
+        stored
     }
 
     /// A history as that of [`Stored::begin`], whose commands reach the server through a proxy that fails as `seed` says.
@@ -99,7 +117,7 @@ impl Stored {
     }
 
     fn url(&self) -> String {
-        format!("s3://{}", self.path)
+        self.url.clone()
     }
 
     fn copy(&self) -> serde_json::Value {
@@ -202,6 +220,11 @@ fn a_copy_that_is_killed_goes_on_where_it_was() {
         valid += i32::from(seen.status.success());
         let is_none_yet = seen.stderr.contains("holds no history");
         assert!(seen.status.success() || is_none_yet, "{}{}", seen.stdout, seen.stderr);
+        assert_eq!(
+            drafts(backwhen),
+            0,
+            "the next command takes away what was left, also one that only reads"
+        );
         stored.change(CHANGES_AGAIN);
     }
     let mut command = backwhen.command(&["copy", "--to", &url, "--wait", "10m"]);

@@ -73,7 +73,8 @@ fn what_was_confirmed_under_store_outlives_the_machine_and_capture_goes_on_from_
     let documented = include_str!("../../../docs/JSON.md").lines().filter_map(|line| {
         line.strip_prefix("| `copies[].")?.split_once('`').map(|(name, _)| name.replace('.', "/"))
     });
-    for field in documented {
+    // This copy lies in one store; those of several are in another test.
+    for field in documented.filter(|name| !name.starts_with("stores[]")) {
         let copy = &shown["copies"][0];
         assert!(copy.pointer(&format!("/{field}")).is_some(), "{field} in {copy}");
     }

@@ -4,7 +4,7 @@
 //! [`FaultyS3::go_away`] is called.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,7 +14,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::s3::S3Server;
+use super::stores::http::Message;
+use super::stores::s3::S3Server;
 
 /// A request that has failed this often in a row is let through, so that no test fails by bad luck alone.
 const MOST_IN_A_ROW: u32 = 3;
@@ -286,47 +287,4 @@ fn is_under(target: &str, path: &str) -> bool {
     let list = format!("prefix={}%2F", prefix.replace('/', "%2F"));
     let in_bucket = target.strip_prefix('/').and_then(|rest| rest.strip_prefix(bucket));
     in_bucket.is_some_and(|rest| rest.starts_with(&format!("/{prefix}/")) || rest.contains(&list))
-}
-
-/// A request or an answer.
-struct Message {
-    /// The head of the message, with the empty line at its end.
-    head: String,
-    /// The body as it is transferred, in chunks or whole.
-    body: Vec<u8>,
-}
-
-impl Message {
-    /// `None` if the connection ends before the message does.
-    fn read(stream: &mut BufReader<TcpStream>, may_have_body: bool) -> Option<Message> {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if stream.read_line(&mut head).ok()? == 0 {
-                return None;
-            }
-        }
-        let lower = head.to_ascii_lowercase();
-        let value = |name: &str| lower.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let mut body = Vec::new();
-        if may_have_body && value("transfer-encoding").is_some_and(|it| it.contains("chunked")) {
-            while read_chunk(stream, &mut body)? > 0 {}
-        } else if may_have_body {
-            let len = value("content-length").map_or(Some(0), |it| it.trim().parse().ok())?;
-            body.resize(len, 0);
-            stream.read_exact(&mut body).ok()?;
-        }
-        Some(Message { head, body })
-    }
-}
-
-/// Adds a chunk to the body, with its length before it and the line's end behind it; returns its length.
-fn read_chunk(stream: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<usize> {
-    let mut line = String::new();
-    stream.read_line(&mut line).ok()?;
-    let len = usize::from_str_radix(line.trim().split(';').next()?, 16).ok()?;
-    body.extend_from_slice(line.as_bytes());
-    let begin = body.len();
-    body.resize(begin + len + 2, 0);
-    stream.read_exact(&mut body[begin..]).ok()?;
-    Some(len)
 }
