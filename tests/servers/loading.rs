@@ -1,12 +1,11 @@
 //! Rows, indexes and keys are made at the same time, together, or without a second look, and the recovered database is the
 //! source's all the same.
 
-use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::thread::scope;
 
 use serde_json::json;
 
-use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest};
+use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest, wait_for};
 
 /// Protects a new database of this schema, recovers it, and compares both. Returns the source, the recovered database and
 /// the report.
@@ -109,9 +108,13 @@ fn the_indexes_of_a_table_that_fits_in_memory_are_sorted_without_the_disk() {
             "CREATE TABLE wide (id int, v text, w int, CONSTRAINT wide_pkey PRIMARY KEY (id)); CREATE INDEX ON wide (w);
              INSERT INTO wide SELECT g, repeat('x', 100), g * 7919 % 100003 FROM generate_series(1, 150000) g",
         );
-        sleep(Duration::from_secs(1));
+        // This sort writes one file. Once the server has counted it, it has counted those of the recovery's sessions too.
+        let spill = "SET work_mem = '64kB'; SET max_parallel_workers_per_gather = 0;
+                     SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY -w) AS n FROM wide) AS numbered";
+        server.psql(&target, spill);
         let files = format!("SELECT temp_files FROM pg_stat_database WHERE datname = '{target}'");
-        assert_eq!(server.psql("postgres", &files), "0", "maintenance_work_mem = {own_setting}");
+        wait_for("the file is counted", || server.psql("postgres", &files) != "0");
+        assert_eq!(server.psql("postgres", &files), "1", "maintenance_work_mem = {own_setting}");
     }
 }
 
@@ -120,7 +123,7 @@ fn the_indexes_of_a_table_that_fits_in_memory_are_sorted_without_the_disk() {
 fn differences_in_definitions_are_named_when_several_sessions_compare() {
     let server = Server::shared(None);
     let source = server.fresh_database("compared");
-    server.psql(&source, &many(300));
+    server.psql(&source, &many(500));
     let backwhen = Backwhen::new(&server, &source);
     backwhen.init();
     let target = server.fresh_database("compared_again");
@@ -130,14 +133,11 @@ fn differences_in_definitions_are_named_when_several_sessions_compare() {
             let all: String =
                 changed.iter().map(|it| format!("COMMENT ON TABLE {it} IS 'changed';")).collect();
             let unfinished = format!("{target}.backwhen-unfinished");
-            (0..600).any(|_| {
-                sleep(Duration::from_millis(10));
-                server.try_psql(&unfinished, &all).is_ok()
-            })
+            wait_for("the tables are there", || server.try_psql(&unfinished, &all).is_ok());
         });
         let into = server.conninfo(&target);
         let report = backwhen.json_recovered(&["recover", "--to", "latest", "--jobs", "3", "--into", &into]);
-        assert!(changing.join().unwrap(), "the tables were not changed in time");
+        changing.join().expect("the tables are changed before the database has its name");
         report
     });
     let why = "comment not as in what was to be recovered";
