@@ -24,6 +24,9 @@ const NULL: i32 = -1;
 /// The server's day 0, 2000-01-01, in `chrono`'s count of days.
 const DAY_ZERO: i32 = 730_120;
 
+/// The bytes of a number before its groups.
+const NUMERIC_HEAD: usize = 8;
+
 const MICROSECONDS_OF_DAY: i64 = 86_400_000_000;
 
 /// How the rows of one table are written.
@@ -178,10 +181,13 @@ fn push_hex(digits: &[u8], row: &mut Vec<u8>) -> Option<()> {
     odd.is_empty().then_some(())
 }
 
-/// Returns the number that `digits` spell, if they are nothing but digits.
+/// Returns the number that up to nine `digits` spell, if they are nothing but digits.
 fn digits(digits: &[u8]) -> Option<u32> {
-    digits.iter().all(u8::is_ascii_digit).then_some(())?;
-    parsed(digits)
+    (1..=9).contains(&digits.len()).then_some(())?;
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = u32::from(digit.wrapping_sub(b'0'));
+        (digit < 10).then_some(number * 10 + digit)
+    })
 }
 
 /// Converts `YYYY-MM-DD` to days since 2000.
@@ -218,26 +224,27 @@ fn push_numeric(value: &[u8], row: &mut Vec<u8>) -> Option<()> {
     let point = memchr::memchr(b'.', value).unwrap_or(value.len());
     let (whole, fraction) = (&value[..point], value.get(point + 1..).unwrap_or_default());
     let scale = i16::try_from(fraction.len()).ok()?;
-    let mut groups = Vec::with_capacity(whole.len() / 4 + fraction.len() / 4 + 2);
     let (first, rest) = whole.split_at(whole.len() % 4);
-    if !first.is_empty() {
-        groups.push(digits(first)? as i16);
+    let first = if first.is_empty() { None } else { Some(digits(first)?) };
+    let head = row.len();
+    row.extend_from_slice(&[0; NUMERIC_HEAD]);
+    // The groups before the point, and then those after it. Zeros at the beginning are not sent.
+    let mut place = i16::try_from(rest.len() / 4 + usize::from(first.is_some())).ok()? - 1;
+    let whole = first.into_iter().map(Some).chain(rest.chunks(4).map(digits));
+    let fraction = fraction.chunks(4).map(|group| Some(digits(group)? * 10_u32.pow(4 - group.len() as u32)));
+    let mut is_empty = true;
+    for group in whole.chain(fraction) {
+        is_empty = false;
+        match group? {
+            0 if row.len() == head + NUMERIC_HEAD => place = place.checked_sub(1)?,
+            group => row.extend_from_slice(&(group as u16).to_be_bytes()),
+        }
     }
-    for group in rest.chunks(4) {
-        groups.push(digits(group)? as i16);
-    }
-    let mut place = i16::try_from(groups.len()).ok()? - 1;
-    for group in fraction.chunks(4) {
-        groups.push((digits(group)? * 10_u32.pow(4 - group.len() as u32)) as i16);
-    }
-    (!groups.is_empty()).then_some(())?;
-    let zeros = groups.iter().take_while(|group| **group == 0).count();
-    groups.drain(..zeros);
-    place -= i16::try_from(zeros).ok()?;
-    let count = i16::try_from(groups.len()).ok()?;
+    (!is_empty).then_some(())?;
+    let count = i16::try_from((row.len() - head - NUMERIC_HEAD) / 2).ok()?;
     let sign = if negative { 0x4000 } else { 0 };
-    for number in [count, place, sign, scale].into_iter().chain(groups) {
-        row.extend_from_slice(&number.to_be_bytes());
+    for (at, number) in [count, place, sign, scale].into_iter().enumerate() {
+        row[head + 2 * at..][..2].copy_from_slice(&number.to_be_bytes());
     }
     Some(())
 }
@@ -308,8 +315,15 @@ mod tests {
         assert_eq!(numeric(b"12345.678").unwrap(), [3, 1, 0, 3, 1, 2345, 6780]);
         assert_eq!(numeric(b"-0.00012").unwrap(), [2, -1, 0x4000, 5, 1, 2000]);
         assert_eq!(numeric(b"0.00").unwrap(), [0, -2, 0, 2]);
-        assert_eq!(numeric(b"NaN"), None);
-        assert_eq!(numeric(b"-"), None);
+        assert_eq!(numeric(b"0").unwrap(), [0, -1, 0, 0]);
+        assert_eq!(numeric(b"10000").unwrap(), [2, 1, 0, 0, 1, 0]);
+        assert_eq!(numeric(b"100020003").unwrap(), [3, 2, 0, 0, 1, 2, 3]);
+        assert_eq!(numeric(b"9.9999999").unwrap(), [3, 0, 0, 7, 9, 9999, 9990]);
+        assert_eq!(numeric(b"0.00000001").unwrap(), [1, -2, 0, 8, 1]);
+        for odd in [&b"NaN"[..], b"-", b"", b".", b"1e5", b"1.2.3", b"1 ", b"+1", b"12345.67\xff"] {
+            assert_eq!(numeric(odd), None, "{odd:?}");
+        }
+        assert_eq!(digits(b"4294967296"), None, "more digits than the number has room for");
         assert_eq!(value(701, b"0.1").unwrap(), 0.1_f64.to_be_bytes());
         assert_eq!(value(701, b"-Infinity").unwrap(), f64::NEG_INFINITY.to_be_bytes());
         assert_eq!(value(20, b"9223372036854775808"), None);

@@ -1,6 +1,7 @@
 -- One row for each part of each object that pg_dump would write: the object, the part, whether the text below it is
 -- known to change on its way through pg_dump, and the digests of that text. No oid is part of a text, so that two
--- databases can be compared. Runs on PostgreSQL 14 and newer, with an empty search_path.
+-- databases can be compared. Runs on PostgreSQL 14 and newer, with an empty search_path. Several sessions may take a share of
+-- the objects each; cheap parts come with every share.
 WITH
 member AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
 space AS MATERIALIZED (
@@ -16,7 +17,8 @@ type AS MATERIALIZED (
        AND (typtype IN ('e', 'd', 'r') OR typtype IN ('b', 'p') AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
             OR typtype = 'c' AND typrelid IN (SELECT oid FROM rel WHERE relkind = 'c'))),
 col AS MATERIALIZED (
-    SELECT a.*, to_jsonb(a) AS j FROM pg_attribute a WHERE attrelid IN (SELECT oid FROM rel) AND attnum > 0 AND NOT attisdropped),
+    SELECT a.* FROM pg_attribute a
+     WHERE attrelid IN (SELECT oid FROM rel) AND attnum > 0 AND NOT attisdropped AND {share of attrelid}),
 -- Objects with an owner and privileges of their own; `kind` is the letter that acldefault takes.
 object(class, oid, owner, kind, acl, fuzzy, text) AS (
     SELECT 'pg_namespace'::regclass, n.oid, nspowner, 'n'::"char", nspacl, false, 'schema'
@@ -193,7 +195,8 @@ UNION ALL
       FROM pg_policy p WHERE polrelid IN (SELECT oid FROM rel)
 ),
 own AS MATERIALIZED (
-    SELECT * FROM object o WHERE NOT EXISTS (SELECT FROM member WHERE classid = o.class AND objid = o.oid)),
+    SELECT * FROM object o
+     WHERE NOT EXISTS (SELECT FROM member WHERE classid = o.class AND objid = o.oid) AND {share of oid}),
 -- Privileges that are not those that the object was made with. Of objects of the server and of extensions only changes of
 -- privileges are dumped.
 acls(class, oid, acl) AS (

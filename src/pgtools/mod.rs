@@ -15,7 +15,7 @@ mod install;
 mod local;
 
 pub use child::Child;
-pub use digests::schema_digests;
+pub use digests::{schema_digests, schema_digests_over};
 pub use dump::{dump_definitions, dump_globals, dump_schema};
 pub use extras::{MaterializedView, materialized_views, roles_used};
 pub use install::{FOLDER_VARIABLE, Installation, Tools};

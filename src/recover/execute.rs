@@ -271,6 +271,7 @@ pub(super) async fn open(
             source: plan.past.history().identity().source.database.clone(),
         },
         tools: execution.tools.clone(),
+        jobs: execution.jobs,
     };
     Ok((Sink::open(&execution.destination, opening).await?, left_out, sequences))
 }

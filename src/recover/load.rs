@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::sink::{Contents, Sink};
+use super::sink::{Contents, Sink, in_one_transaction};
 use crate::connect::ServerFault;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fold::{FoldedTable, KeyRange, Portion, Tally};
@@ -23,13 +23,6 @@ pub(super) const PIECES_WAITING: usize = 8;
 
 /// Tables of at most this many bytes are loaded together: their rows wait in memory.
 const SMALL: u64 = 64 << 10;
-
-/// The number of small tables that are loaded in one transaction.
-const SMALL_TOGETHER: usize = 50;
-
-/// The number of batches of small tables that are loaded at the same time, if there are fewer jobs, but more than one. Up to
-/// version 16 the server waits for the disk once for each index.
-const SMALL_SESSIONS: usize = 4;
 
 /// The indexes of a table of at least this many bytes are built by sessions of their own, while the table is read back.
 const WORTH_SESSIONS: u64 = 4 << 20;
@@ -85,16 +78,21 @@ pub(super) async fn load_all(
 ) -> Result<LoadOutcome> {
     let bytes = tables.iter().map(|table| table.size_hint().1).sum();
     progress.phase("loading", bytes, Unit::Bytes);
+    let small_sessions = match sink.sessions_for_few() {
+        0 => 0,
+        _ if jobs <= 1 => 1,
+        sessions => sessions.max(jobs),
+    };
     let loader = Loader {
         sink: Arc::clone(sink),
         progress: Arc::clone(progress),
         free: Arc::new(Semaphore::new(jobs.max(1))),
-        small: Arc::new(Semaphore::new(if jobs > 1 { jobs.max(SMALL_SESSIONS) } else { 1 })),
+        small: Arc::new(Semaphore::new(small_sessions.max(1))),
         building: Arc::new(Semaphore::new(jobs.max(1))),
         retyped: Arc::new(retyped.clone()),
     };
     let mut loading = JoinSet::new();
-    for batch in batches(tables, sink.takes_many()) {
+    for batch in batches(tables, small_sessions) {
         let loader = loader.clone();
         loading.spawn(async move {
             let permits = if matches!(batch, Batch::Small(_)) { &loader.small } else { &loader.free };
@@ -125,15 +123,17 @@ enum Batch {
     Small(Vec<FoldedTable>),
 }
 
-/// Divides tables into batches: large ones singly, the largest first, then small ones `together`.
-fn batches(mut tables: Vec<FoldedTable>, together: bool) -> Vec<Batch> {
+/// Divides tables into batches: large ones singly, the largest first, then small ones together, as many for each of the
+/// `small_sessions`. Without such sessions all tables are large.
+fn batches(mut tables: Vec<FoldedTable>, small_sessions: usize) -> Vec<Batch> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.size_hint().1));
     let (small, large): (Vec<_>, Vec<_>) =
-        tables.into_iter().partition(|table| together && table.weight() <= SMALL);
+        tables.into_iter().partition(|table| small_sessions > 0 && table.weight() <= SMALL);
     let mut batches: Vec<_> = large.into_iter().map(|table| Batch::Large(Box::new(table))).collect();
+    let together = in_one_transaction(small.len(), small_sessions);
     let mut small = small.into_iter().peekable();
     while small.peek().is_some() {
-        batches.push(Batch::Small(small.by_ref().take(SMALL_TOGETHER).collect()));
+        batches.push(Batch::Small(small.by_ref().take(together).collect()));
     }
     batches
 }
@@ -185,7 +185,7 @@ impl Loader {
             std::iter::from_fn(|| Arc::clone(&self.free).try_acquire_owned().ok()).collect();
         let reading = self.sink.read_back(&table, 1 + helping.len());
         let (held, indexed) = if is_worth {
-            tokio::try_join!(reading, self.sink.index_beside_readers(&table, &self.building))?
+            tokio::try_join!(reading, self.sink.index_beside_readers((&table, sent.rows), &self.building))?
         } else {
             (reading.await?, Vec::new())
         };

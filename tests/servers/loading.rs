@@ -1,9 +1,11 @@
 //! Rows, indexes and keys are made at the same time, together, or without a second look, and the recovered database is the
 //! source's all the same.
 
+use std::thread::scope;
+
 use serde_json::json;
 
-use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest};
+use crate::support::{Backwhen, Dump, Server, assert_same, on_oldest_and_newest, wait_for};
 
 /// Protects a new database of this schema, recovers it, and compares both. Returns the source, the recovered database and
 /// the report.
@@ -74,6 +76,76 @@ fn small_tables_are_loaded_together_or_if_one_is_refused_singly() {
     }
     let (_, _, report) = recovered(&server, "singly", &format!("{schemas} {tables} {broken}"));
     assert!(notes(&report).contains("checked_v_check"), "{report}");
+}
+
+/// Makes so many tables with an index, a TOAST table and a few rows each.
+fn many(tables: usize) -> String {
+    format!(
+        "DO $$ BEGIN FOR n IN 1 .. {tables} LOOP
+            EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, v text)', n);
+            EXECUTE format('INSERT INTO t%s SELECT g, ''v'' || g FROM generate_series(1, 3) g', n);
+            IF n % 50 = 0 THEN COMMIT; END IF;
+         END LOOP; END $$"
+    )
+}
+
+#[test]
+fn many_small_tables_come_back_where_the_server_has_few_connections_or_locks() {
+    // Up to version 16 more sessions are worth it.
+    on_oldest_and_newest(|server| {
+        for (name, value) in [("max_connections", "20"), ("max_locks_per_transaction", "10")] {
+            let server = Server::builder_of(Some(server.major())).setting(name, value).start();
+            recovered(&server, "narrow", &many(800));
+        }
+    });
+}
+
+/// The rows of the table fill more than the server's own setting allows, and enough pages for parallel workers.
+#[test]
+fn the_indexes_of_a_table_that_fits_in_memory_are_sorted_without_the_disk() {
+    for own_setting in ["1MB", "64MB"] {
+        let server = Server::builder().setting("maintenance_work_mem", own_setting).start();
+        let (_, target, _) = recovered(
+            &server,
+            "sorted",
+            "CREATE TABLE wide (id int, v text, w int, CONSTRAINT wide_pkey PRIMARY KEY (id)); CREATE INDEX ON wide (w);
+             INSERT INTO wide SELECT g, repeat('x', 100), g * 7919 % 100003 FROM generate_series(1, 150000) g",
+        );
+        // This sort writes one file. Once the server has counted it, it has counted those of the recovery's sessions too.
+        let spill = "SET work_mem = '64kB'; SET max_parallel_workers_per_gather = 0;
+                     SELECT max(n) FROM (SELECT row_number() OVER (ORDER BY -w) AS n FROM wide) AS numbered";
+        server.psql(&target, spill);
+        let files = format!("SELECT temp_files FROM pg_stat_database WHERE datname = '{target}'");
+        wait_for("the file is counted", || server.psql("postgres", &files) != "0");
+        assert_eq!(server.psql("postgres", &files), "1", "maintenance_work_mem = {own_setting}");
+    }
+}
+
+/// Somebody changes definitions while the database is built; each of several sessions compares a share of them.
+#[test]
+fn differences_in_definitions_are_named_when_several_sessions_compare() {
+    let server = Server::shared(None);
+    let source = server.fresh_database("compared");
+    server.psql(&source, &many(500));
+    let backwhen = Backwhen::new(&server, &source);
+    backwhen.init();
+    let target = server.fresh_database("compared_again");
+    let changed = ["t150", "t220", "t299", "t7", "t99"];
+    let report = scope(|scope| {
+        let changing = scope.spawn(|| {
+            let all: String =
+                changed.iter().map(|it| format!("COMMENT ON TABLE {it} IS 'changed';")).collect();
+            let unfinished = format!("{target}.backwhen-unfinished");
+            wait_for("the tables are there", || server.try_psql(&unfinished, &all).is_ok());
+        });
+        let into = server.conninfo(&target);
+        let report = backwhen.json_recovered(&["recover", "--to", "latest", "--jobs", "3", "--into", &into]);
+        changing.join().expect("the tables are changed before the database has its name");
+        report
+    });
+    let why = "comment not as in what was to be recovered";
+    let named = changed.map(|table| json!({"what": format!("public.{table}"), "why": why}));
+    assert_eq!(report["inexact"], json!(named), "{report}");
 }
 
 /// Keys of each kind. The source broke one of them, so a recovery that looked would find its row.

@@ -75,6 +75,7 @@ impl Source {
             unfit: Vec::new(),
             missing: Vec::new(),
             provenance: Provenance { moment: "then".into(), lsn: "0/1".into(), source: "here".into() },
+            jobs: 2,
             tools: self.tools.clone(),
         };
         Sink::open(&Destination::parse(into)?, opening).await

@@ -32,8 +32,8 @@ pub use definitions::ArchiveDefinitions;
 pub use digest::{LineSplitter, RowDigest, row_hash};
 pub use into::Destination;
 pub(in crate::recover) use postgres::{
-    Emptying, MARKER, Restoring, Retry, copy_in, copy_rows, create_like, digests_of, holds_nothing, lock,
-    maintenance, usable_roles,
+    Emptying, MARKER, Restoring, Retry, copy_in, copy_rows, create_like, digests_of, holds_nothing,
+    in_one_transaction, lock, maintenance, usable_roles,
 };
 pub use postgres::{PostgresSink, SideSchema, drop_database, drop_template, foresee, kept_templates};
 pub use sql::Script;
@@ -126,6 +126,8 @@ pub struct Opening<'a> {
     pub missing: Vec<RefusedObject>,
     pub provenance: Provenance,
     pub tools: Tools,
+    /// How many large tables are loaded at the same time.
+    pub jobs: usize,
 }
 
 /// A destination of a recovery. The steps are called in the order in which they stand here; `load` of different
@@ -183,9 +185,9 @@ impl Sink {
         }
     }
 
-    /// Whether small tables are loaded with [`Sink::load_few`].
-    pub fn takes_many(&self) -> bool {
-        matches!(self, Sink::Postgres(_))
+    /// How many sessions load small tables with [`Sink::load_few`]; none if the sink takes tables singly.
+    pub fn sessions_for_few(&self) -> usize {
+        if let Sink::Postgres(target) = self { target.sessions_for_few() } else { 0 }
     }
 
     /// Loads tables whose rows are in memory, as lines: all of the rows or, if the sink refuses some, none. Returns
@@ -211,12 +213,12 @@ impl Sink {
         }
     }
 
-    /// Builds indexes of a table while others read the table, as many as `free` has permits. Returns what
+    /// Builds indexes of a table of so many rows while others read the table, as many as `free` has permits. Returns what
     /// [`Sink::index`] needs to know of them.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
-    pub async fn index_beside_readers(&self, table: &Table, free: &Semaphore) -> Result<Vec<i32>> {
+    pub async fn index_beside_readers(&self, table: (&Table, u64), free: &Semaphore) -> Result<Vec<i32>> {
         match self {
             Sink::Postgres(target) => target.index_beside_readers(table, free).await,
             Sink::Sqlite(_) | Sink::Sql(_) => Ok(Vec::new()),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::support::{Server, for_each_version};
 use backwhen::connect::{Conninfo, Session};
 use backwhen::model::schema_digests::{DATABASE, DifferenceKind, SchemaDifference, SchemaDigests};
-use backwhen::pgtools::schema_digests;
+use backwhen::pgtools::{schema_digests, schema_digests_over};
 
 /// One statement follows the other, with an object of each kind.
 const OBJECTS: &str = include_str!("objects.sql");
@@ -125,5 +125,26 @@ fn a_dump_that_is_restored_has_the_same_digests() {
         }
         let differences = here.differences(&there, Some(&here), |object, _| object == DATABASE);
         assert_eq!(differences, []);
+    });
+}
+
+#[test]
+fn what_several_sessions_digest_is_together_what_one_digests() {
+    for_each_version(|server| {
+        let database = source(server);
+        block_on(async {
+            let mut sessions = vec![session(server, &database).await];
+            let whole = schema_digests(&sessions[0]).await.unwrap();
+            assert!(whole.objects.len() > 50, "{}", whole.objects.len());
+            for _ in 2..=5 {
+                sessions.push(session(server, &database).await);
+                let clients: Vec<_> = sessions.iter().map(|session| &**session).collect();
+                assert_eq!(schema_digests_over(&clients).await.unwrap(), whole, "{} sessions", clients.len());
+            }
+        });
+        server.psql(
+            &database,
+            "ALTER SUBSCRIPTION digest_sub SET (slot_name = NONE); DROP SUBSCRIPTION digest_sub",
+        );
     });
 }

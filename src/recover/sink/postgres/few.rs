@@ -14,6 +14,11 @@ use super::PostgresSink;
 use super::rows::send_text;
 
 impl PostgresSink {
+    /// How many sessions load small tables at the same time.
+    pub fn sessions_for_few(&self) -> usize {
+        self.room.sessions
+    }
+
     /// Loads the rows of tables, given as lines: all of them or, if the server refuses some, none. Returns whether they
     /// are loaded.
     ///
@@ -38,8 +43,9 @@ impl PostgresSink {
         let fail = |error| server_error("cannot load small tables", error);
         let spelled: Vec<_> =
             tables.iter().map(|(table, _)| Spelled::of(table, &self.facts.encoding)).collect();
-        // Rows that an extension's script inserted are removed.
-        let empty = spelled.iter().map(|it| format!("; DELETE FROM ONLY {}", it.table));
+        // Rows that an extension's script inserted are removed; without extensions nothing has inserted any.
+        let has_rows = !self.definitions.extensions().is_empty();
+        let empty = spelled.iter().filter(|_| has_rows).map(|it| format!("; DELETE FROM ONLY {}", it.table));
         session.batch_execute(&format!("BEGIN{}", empty.collect::<String>())).await.map_err(fail)?;
         // The session sends each request without waiting for the answers to those before.
         let copies = tables.iter().zip(&spelled).map(async |((_, rows), it)| {

@@ -11,20 +11,29 @@ use crate::recover::archive::Entry;
 
 use super::PostgresSink;
 
+/// Lets one process build an index.
+const WITHOUT_WORKERS: &str = "SET LOCAL max_parallel_maintenance_workers = 0; ";
+
 impl PostgresSink {
-    /// Builds the indexes that need no lock against readers. `free` has a permit for each index that may be built at the
+    /// Builds the indexes of a table of so many rows that need no lock against readers. `free` has a permit for each index that may be built at the
     /// same time. Returns the constraints whose index is built.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
-    pub async fn index_beside_readers(&self, table: &Table, free: &Semaphore) -> Result<Vec<i32>> {
+    pub async fn index_beside_readers(
+        &self,
+        (table, rows): (&Table, u64),
+        free: &Semaphore,
+    ) -> Result<Vec<i32>> {
+        let settings = if self.room.sorts_in_memory(rows) { WITHOUT_WORKERS } else { "" };
         let build = async |entry: &Entry| {
             let _permit = free.acquire().await.map_err(|_| Error::interrupted())?;
             if let Some(constraint) = IndexedConstraint::of(entry) {
-                return Ok(self.attempt_apart(&constraint.index).await?.then_some(entry.id));
+                let sql = format!("{settings}{}", constraint.index);
+                return Ok(self.attempt_apart(&sql).await?.then_some(entry.id));
             }
             if entry.kind == "INDEX" && !entry.definition.contains(" REPLICA IDENTITY ") {
-                self.make_together(&[entry]).await?;
+                self.make_with(&[entry], settings).await?;
             }
             Ok::<_, Error>(None)
         };

@@ -18,6 +18,7 @@ mod place;
 mod properties;
 mod restore;
 mod retry;
+mod room;
 mod rows;
 mod template;
 mod together;
@@ -29,6 +30,7 @@ pub use maintenance::drop_database;
 pub use template::{drop_template, kept_templates};
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::sync::Mutex;
 
 use crate::connect::{Conninfo, Session, connect, server_error};
@@ -50,6 +52,8 @@ use place::{BuildAt, BuildPlace};
 pub(in crate::recover) use properties::create_like;
 pub(in crate::recover) use restore::Restoring;
 pub(in crate::recover) use retry::Retry;
+use room::Room;
+pub(in crate::recover) use room::in_one_transaction;
 pub(in crate::recover) use rows::{Emptying, copy_in, copy_rows, digests_of};
 
 /// A database that is being rebuilt.
@@ -66,6 +70,9 @@ pub struct PostgresSink {
     /// The objects that the replay's server refused.
     missing: Vec<RefusedObject>,
     tools: Tools,
+    /// The number of large tables that are loaded at the same time.
+    jobs: usize,
+    room: Room,
     /// Idle sessions for rows (in the server's encoding).
     idle: Mutex<Vec<Session>>,
     /// Idle sessions for statements (in UTF-8).
@@ -86,6 +93,13 @@ pub struct PostgresSink {
     distributing: tokio::sync::Mutex<()>,
     notes: Vec<String>,
 }
+
+/// The definitions of at least this many objects are digested over several sessions. Planning the query takes as long as
+/// digesting some hundred objects.
+const WORTH_SHARING: usize = 500;
+
+/// More sessions than this spend their time on planning.
+const MOST_SHARES: usize = 4;
 
 /// Selects stored computed columns with the functions of the application that they call.
 const COMPUTED: &str = "
@@ -119,6 +133,7 @@ impl PostgresSink {
             tables,
             unfit,
             missing,
+            jobs,
             ..
         } = opening;
         let (refused, mut notes) = (RefusedObjects::new(strict, is_part), Vec::new());
@@ -128,8 +143,8 @@ impl PostgresSink {
         let wanted = if create { BuildAt::New(template) } else { BuildAt::Empty(&extensions) };
         let place = BuildPlace::prepare(info, wanted, source, &mut notes).await?;
         let info = info.with_dbname(place.name_while_building());
-        match PostgresSink::enter(&info, &place, source, &mut definitions, &refused, &mut notes).await {
-            Ok((session, facts, guard)) => Ok(PostgresSink {
+        match PostgresSink::enter(&info, &place, source, &mut definitions, &refused, &mut notes, jobs).await {
+            Ok((session, facts, guard, room)) => Ok(PostgresSink {
                 info,
                 place,
                 facts,
@@ -139,6 +154,8 @@ impl PostgresSink {
                 unfit,
                 missing,
                 tools,
+                jobs,
+                room,
                 idle: Mutex::default(),
                 makers: Mutex::default(),
                 ours: Mutex::default(),
@@ -161,10 +178,12 @@ impl PostgresSink {
         definitions: &mut ArchiveDefinitions,
         refused: &RefusedObjects,
         notes: &mut Vec<String>,
-    ) -> Result<(Session, DatabaseFacts, Option<Guard>)> {
+        jobs: usize,
+    ) -> Result<(Session, DatabaseFacts, Option<Guard>, Room)> {
         let session = Session::connect_utf8(info, "recover").await?;
         place.settle(&session).await?;
         let facts = DatabaseFacts::read(&session).await?;
+        let room = Room::of(&session, facts.server_major, jobs).await?;
         if !facts.same_locale(source) {
             notes.push(format!(
                 "the target's locale is {}, the source's is {}: text may sort and compare differently; \
@@ -180,7 +199,7 @@ impl PostgresSink {
         let (owners, _) = definitions.owners_and_privileges();
         let guard = Guard::set(&session, place.final_name(), owners).await?;
         notes.extend(guard.as_ref().and_then(Guard::note));
-        Ok((session, facts, guard))
+        Ok((session, facts, guard, room))
     }
 
     pub fn notes(&self) -> Vec<String> {
@@ -216,10 +235,28 @@ impl PostgresSink {
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
     pub async fn schema_differences(&self, wanted: &SchemaDigests) -> Result<Vec<SchemaDifference>> {
-        let found = pgtools::schema_digests(&self.session).await?;
+        let helpers = self.digesters(wanted).await;
+        let clients: Vec<_> = iter::once(&self.session).chain(&helpers).map(|session| &**session).collect();
+        let found = pgtools::schema_digests_over(&clients).await?;
         let rights = self.definitions.owners_and_privileges();
         let skips = |object: &str, part: &str| object == DATABASE || skips_rights(object, part, rights);
         Ok(wanted.differences(&found, Some(wanted), skips))
+    }
+
+    /// Returns sessions that help to digest the definitions, if there are many and the server has sessions left.
+    async fn digesters(&self, wanted: &SchemaDigests) -> Vec<Session> {
+        let helpers = if wanted.objects.len() < WORTH_SHARING {
+            0
+        } else {
+            self.jobs.min(MOST_SHARES).saturating_sub(1)
+        };
+        let mut sessions = Vec::new();
+        while sessions.len() < helpers
+            && let Ok(session) = self.maker().await
+        {
+            sessions.push(session);
+        }
+        sessions
     }
 
     /// The last step: gives the database its event triggers, its properties and its name. Returns everything that the

@@ -8,17 +8,14 @@ use std::sync::PoisonError;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use crate::connect::Session;
+use crate::connect::{Session, server_error};
 use crate::error::Result;
 use crate::recover::archive::{Entry, Section, Toc};
 
 use super::super::ArchiveDefinitions;
 use super::PostgresSink;
 use super::retry::{AS_ON_SOURCE, attempt, not_valid};
-
-/// The number of sessions that make tables. Up to version 16 the server waits for the disk once for each table with a
-/// TOAST table, so more sessions than there are cores are worth it.
-const TABLE_SESSIONS: usize = 4;
+use super::room::in_one_transaction;
 
 /// The number of entries that are made in one transaction: each of them locks a few relations until its end.
 const IN_ONE_TRANSACTION: usize = 50;
@@ -62,8 +59,10 @@ impl PostgresSink {
                 .all(|it| it.kind == "SCHEMA")
         };
         let tables: Vec<_> = kept().filter(needs_only_schema).collect();
-        let batches = tables.chunks(IN_ONE_TRANSACTION).map(|batch| self.make_together(batch));
-        stream::iter(batches).buffer_unordered(TABLE_SESSIONS).try_collect::<()>().await
+        let sessions = self.room.sessions;
+        let each = in_one_transaction(tables.len(), sessions);
+        let batches = tables.chunks(each).map(|batch| self.make_together(batch));
+        stream::iter(batches).buffer_unordered(sessions).try_collect::<()>().await
     }
 
     /// Makes what else comes before the rows, in the archive's order, up to the first entry that is left to pg_restore. If
@@ -98,12 +97,20 @@ impl PostgresSink {
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
     pub(super) async fn make_together(&self, entries: &[&Entry]) -> Result<()> {
+        self.make_with(entries, "").await
+    }
+
+    /// Makes entries in one transaction that begins with these settings, all or none of them.
+    ///
+    /// # Errors
+    /// Fails with `Unavailable` if the server fails.
+    pub(super) async fn make_with(&self, entries: &[&Entry], settings: &str) -> Result<()> {
         let possible: Vec<_> = entries.iter().filter(|entry| self.can_make(entry)).collect();
         if possible.is_empty() {
             return Ok(());
         }
         let statements = possible.iter().map(|entry| self.statements_of(entry));
-        let sql = PLACES.to_owned() + &statements.collect::<String>();
+        let sql = format!("{PLACES}{settings}{}", statements.collect::<String>());
         if self.attempt_apart(&sql).await? {
             self.ours().extend(possible.iter().map(|entry| entry.id));
         }
@@ -145,13 +152,15 @@ impl PostgresSink {
     }
 
     /// Returns a session for statements: an idle one or a new one.
-    async fn maker(&self) -> Result<Session> {
+    pub(super) async fn maker(&self) -> Result<Session> {
         let idle = self.makers().pop();
         match idle {
             Some(session) => Ok(session),
             None => {
                 let session = Session::connect_utf8(&self.info, "recover").await?;
                 self.place.settle(&session).await?;
+                let set = session.batch_execute(&self.room.settings()).await;
+                set.map_err(|error| server_error("cannot prepare a session for indexes", error))?;
                 Ok(session)
             }
         }
