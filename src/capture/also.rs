@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::copy_stores::CopyStores;
 use super::live::{Board, CopyLive, Live};
@@ -18,6 +19,7 @@ use crate::history::copy::StandingCopy;
 use crate::history::journal::CopiedEnd;
 use crate::history::{History, HistoryPlace};
 use crate::model::PgTime;
+use crate::model::moment::roughly;
 use crate::store::{Role, files, layout};
 
 /// A change is put at most so long after it became durable in the history, if the store is quick.
@@ -41,7 +43,7 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 /// The capture begins without a copy whose lease is not settled within this time.
 const LEASE_WAIT: Duration = Duration::from_secs(120);
 
-/// A capture that ends waits so long for its copies.
+/// A capture that ends waits so long for its copies, or for its patience where it must not end without one.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// The longest file in which the history's folder has its name, in bytes. [`files::replace_volatile`] fills the file up with
@@ -74,11 +76,16 @@ struct Copy {
 }
 
 impl Copies {
-    /// Starts the threads.
+    /// Starts the threads. With `insists` the first copy is tried again and again also when the capture ends.
     ///
     /// # Errors
     /// `Unavailable` if the disk does not take a small file, `Internal` if a thread cannot be started.
-    pub fn start(history: &History, places: &[HistoryPlace], local: &Arc<LocalEnd>) -> Result<Copies> {
+    pub fn start(
+        history: &History,
+        places: &[HistoryPlace],
+        local: &Arc<LocalEnd>,
+        insists: bool,
+    ) -> Result<Copies> {
         let board = Arc::new(OnceLock::new());
         let owner = if places.is_empty() { String::new() } else { owner(history)? };
         let mut copies = Vec::new();
@@ -97,6 +104,7 @@ impl Copies {
                 copied,
                 settle: Some(settle),
                 watches: Arc::clone(&watches),
+                insists: insists && number == 0,
                 shown: CopyLive { url: place.to_string(), ..CopyLive::default() },
                 noted: None,
                 stores: CopyStores::default(),
@@ -166,15 +174,39 @@ impl Copies {
         self.copies.first().map(|copy| copy.copied.clone())
     }
 
-    /// Waits for what is not copied yet, for as long as may be expected of a capture that ends. The caller has made sure that
-    /// nothing more is written.
-    pub async fn finish(mut self) {
+    /// Waits for what is not copied yet, for as long as may be expected of a capture that ends; for the first copy as long as
+    /// `patience`, if there is one. The caller has made sure that nothing more is written.
+    ///
+    /// # Errors
+    /// `Unavailable` if `patience` ended, and the first copy is not complete.
+    pub async fn finish(mut self, patience: Option<Duration>, stop: &CancellationToken) -> Result<()> {
         self.local.end();
-        let last = ambient::instant() + LAST_WAIT;
-        for copy in std::mem::take(&mut self.copies) {
-            if tokio::time::timeout_at(last, copy.ended).await.is_err() {
+        let begun = ambient::instant();
+        let mut lacking = None;
+        for (number, copy) in std::mem::take(&mut self.copies).into_iter().enumerate() {
+            let patience = patience.filter(|_| number == 0);
+            let wait = patience.map_or(LAST_WAIT, |patience| patience.max(LAST_WAIT));
+            let ending = tokio::time::timeout_at(begun + wait, copy.ended);
+            let ended = match patience {
+                Some(_) => stop.run_until_cancelled(ending).await.is_some_and(|it| it.is_ok()),
+                None => ending.await.is_ok(),
+            };
+            if ended {
+                continue;
+            }
+            if patience.is_some() && !stop.is_cancelled() {
+                lacking = Some((copy.url, wait));
+            } else {
                 tracing::info!("{} is not complete yet; the next capture goes on with it", copy.url);
             }
+        }
+        match lacking {
+            None => Ok(()),
+            Some((url, wait)) => Err(Error::unavailable(format!(
+                "the history is caught up, but the store of its copy {url} has not taken the rest within {}; nothing is lost, \
+                 start the capture again",
+                roughly(wait)
+            ))),
         }
     }
 }
@@ -224,6 +256,8 @@ struct CopyThread {
     copied: watch::Sender<Option<CopiedEnd>>,
     settle: Option<oneshot::Sender<Result<()>>>,
     watches: Arc<AtomicBool>,
+    /// Whether the thread goes on trying after the capture's end.
+    insists: bool,
     shown: CopyLive,
     noted: Option<Steady>,
     stores: CopyStores,
@@ -244,7 +278,7 @@ impl CopyThread {
             let until = ambient::instant() + pause;
             while ambient::instant() < until {
                 let known = self.local.now();
-                if known.ends {
+                if known.ends && !self.insists {
                     return;
                 }
                 self.local.wait(known, until - ambient::instant());

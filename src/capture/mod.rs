@@ -102,7 +102,8 @@ pub async fn run(
 ) -> Result<Lsn> {
     let _lock = history.lock_capture()?;
     let local = Arc::new(LocalEnd::default());
-    let mut copies = Copies::start(history, &options.also, &local)?;
+    let insists = options.durable == Durability::Store && options.until != Until::Stopped;
+    let mut copies = Copies::start(history, &options.also, &local, insists)?;
     stop.run_until_cancelled(copies.settled()).await.unwrap_or(Ok(()))?;
     let _ = history.store().remove(&[ObjectName::only(ObjectKind::InitIntent)]);
     files::remove_temporaries(&history.scratch());
@@ -123,12 +124,15 @@ pub async fn run(
         loss: None,
     };
     let end = capture.keep_going().await;
-    let (board, copies) = (capture.board.take(), capture.into_copies());
+    let (board, stop) = (capture.board.take(), capture.stop.clone());
+    let copies = capture.into_copies();
     if let Some(board) = &board {
         board.written().await;
     }
     let _ = sealing.await;
-    copies.finish().await;
+    // What a run with an end of its own says is done must be where it was told to be durable.
+    let patience = (insists && end.is_ok()).then_some(options.patience);
+    copies.finish(patience, &stop).await?;
     end
 }
 

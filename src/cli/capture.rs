@@ -23,7 +23,7 @@ pub struct Capture {
     /// Time between heartbeats; an idle database can be recovered up to the last heartbeat
     #[arg(long, env = "BACKWHEN_HEARTBEAT", value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
     heartbeat: Duration,
-    /// With --until: how long to keep trying while the source or the disk fails
+    /// With --until: how long to keep trying while the source, the disk or the first copy's store fails
     #[arg(long, env = "BACKWHEN_PATIENCE", value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
     patience: Duration,
     /// How many sessions read new tables at the same time

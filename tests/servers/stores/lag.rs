@@ -4,7 +4,7 @@
 use backwhen::model::Lsn;
 
 use super::standing::{QUICK_LEASE, behind_a_proxy, copies, wait_copied};
-use super::{Stored, text};
+use super::{Stored, exit, text};
 use crate::support::s3_faults::S3Fault;
 use crate::support::shop::assert_says;
 use crate::support::{Capture, Server, wait_for};
@@ -164,6 +164,30 @@ fn a_backlog_that_is_drained_is_confirmed_as_far_as_the_copy_has_it() {
     for history in [&url, &text(&backwhen.history())] {
         assert_eq!(stored.visits(history), (1..=last).collect::<Vec<u32>>(), "{history}");
         backwhen.ok(&["verify", "--history", history]);
+    }
+}
+
+#[test]
+fn a_run_with_an_end_of_its_own_ends_well_only_once_the_store_has_it_all() {
+    let Some(stored) = Stored::begin() else { return };
+    let (stored, proxy) = behind_a_proxy(stored);
+    let (backwhen, url) = (&stored.backwhen, stored.url());
+    stored.copy();
+    let until = |patience: &str| {
+        let until = ["--also", &url, "--durable", "store", "--until", "caught-up", "--patience", patience];
+        start(&stored, &until, &[QUICK_LEASE])
+    };
+    stored.visit(1, 20);
+    proxy.cut();
+    // It waits for its copy for ten seconds in any case.
+    let impatient = until("1s").wait();
+    assert_eq!(impatient.code(), Some(exit::UNAVAILABLE));
+    let patient = until("2m");
+    std::thread::sleep(std::time::Duration::from_secs(20));
+    proxy.heal();
+    assert!(patient.wait().success());
+    for history in [&url, &text(&backwhen.history())] {
+        assert_eq!(stored.visits(history), (1..=20).collect::<Vec<u32>>(), "{history}");
     }
 }
 
