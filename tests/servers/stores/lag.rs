@@ -183,6 +183,7 @@ fn a_run_with_an_end_of_its_own_ends_well_only_once_the_store_has_it_all() {
     let impatient = until("1s").wait();
     assert_eq!(impatient.code(), Some(exit::UNAVAILABLE));
     let patient = until("2m");
+    // Longer than it waits for a copy that it need not have.
     std::thread::sleep(std::time::Duration::from_secs(20));
     proxy.heal();
     assert!(patient.wait().success());
