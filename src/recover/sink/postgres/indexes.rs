@@ -15,8 +15,8 @@ use super::PostgresSink;
 const WITHOUT_WORKERS: &str = "SET LOCAL max_parallel_maintenance_workers = 0; ";
 
 impl PostgresSink {
-    /// Builds the indexes of a table of so many rows that need no lock against readers. `free` has a permit for each index that may be built at the
-    /// same time. Returns the constraints whose index is built.
+    /// Builds the indexes of a table of so many rows that need no lock against readers. `free` has a permit for each index that
+    /// may be built at the same time. Returns the constraints whose index is built.
     ///
     /// # Errors
     /// Fails with `Unavailable` if the server fails.
