@@ -97,12 +97,18 @@ pub(super) fn settle(
                 }
             }
             ConflictRule::Cascade => {
-                for conflict in &found {
+                for conflict in &mut found {
                     match aim {
                         Aim::Rewind(_) => {
                             asked.extend(all.get(&conflict.other).map(|goal| (conflict.other, goal.clone())));
                         }
-                        Aim::Undo(_) => undone.extend(&conflict.transactions),
+                        Aim::Undo(_) => {
+                            // What is in the way is taken back already, and stays there: so what built on it goes too.
+                            if conflict.transactions.iter().all(|it| undone.contains(it)) {
+                                conflict.transactions = changed.row(conflict.row).transactions().collect();
+                            }
+                            undone.extend(&conflict.transactions);
+                        }
                     }
                 }
             }

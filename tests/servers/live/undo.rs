@@ -126,6 +126,24 @@ fn rows_that_others_built_on_can_be_left_alone() {
     });
 }
 
+/// The transaction that gave the row another key changed what refers to it, too. With both taken back, that refers to a row which
+/// nobody has made.
+#[test]
+fn what_refers_to_a_row_that_goes_with_a_later_change_of_its_key_is_taken_back_too() {
+    let tables = "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p ON UPDATE CASCADE)";
+    on_oldest_and_newest(|server| {
+        while_captured(server, tables, |scene| {
+            let made = scene.transaction("INSERT INTO p VALUES (12)");
+            let referring = scene.transaction("INSERT INTO c VALUES (5, 12)");
+            let renaming = scene.transaction("UPDATE p SET id = 8 WHERE id = 12");
+            let report = scene.undo(&format!("xid:{made}"), &["--conflicts", "cascade"]);
+            let xids = xids(&report);
+            assert!([referring, renaming].iter().all(|xid| xids.contains(&u64::from(*xid))), "{report}");
+            assert_eq!(scene.psql("SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM c)"), "0|0");
+        });
+    });
+}
+
 /// Cascades and triggers' effects are ordinary changes of the transaction.
 #[test]
 fn cascades_and_truncates_are_taken_back_too() {

@@ -17,8 +17,8 @@ use backwhen::model::{Lsn, PgTime};
 use super::backwhen::{Backwhen, wait};
 use super::waiting::wait_at_most;
 
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(90);
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(180);
+const STOP_LIMIT: Duration = Duration::from_secs(180);
 
 /// Ends with the test. A line with WARN or ERROR that the test did not `allow` fails it.
 pub struct Capture<'a> {
