@@ -12,9 +12,9 @@ lint: ## Check the format and the lints
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-# Half of the time a test waits for a server, so two share a processor.
+# A test waits for a server much of the time, so three share two processors.
 test: setup lint ## Set up, lint, and run every test against real servers
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(getconf _NPROCESSORS_ONLN)))} scripts/in_scratch.sh cargo test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((3 * $$(getconf _NPROCESSORS_ONLN) / 2))} scripts/in_scratch.sh cargo test
 
 soak: ## Kill at random, cut the power, recover from random loads, for MINUTES (60)
 	@scripts/setup.sh
