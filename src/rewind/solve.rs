@@ -97,19 +97,21 @@ pub(super) fn settle(
                 }
             }
             ConflictRule::Cascade => {
-                for conflict in &mut found {
+                for conflict in &found {
                     match aim {
                         Aim::Rewind(_) => {
                             asked.extend(all.get(&conflict.other).map(|goal| (conflict.other, goal.clone())));
                         }
-                        Aim::Undo(_) => {
-                            // What is in the way is taken back already, and stays there: so what built on it goes too.
-                            if conflict.transactions.iter().all(|it| undone.contains(it)) {
-                                conflict.transactions = changed.row(conflict.row).transactions().collect();
-                            }
-                            undone.extend(&conflict.transactions);
-                        }
+                        Aim::Undo(_) => undone.extend(&conflict.transactions),
                     }
+                }
+                if matches!(aim, Aim::Undo(_)) && undone.len() == before.2 {
+                    // All that is in the way is taken back already, and stays there: so what built on it goes too.
+                    for conflict in &mut found {
+                        let builders = changed.row(conflict.row).transactions();
+                        conflict.transactions = builders.filter(|it| !undone.contains(it)).collect();
+                    }
+                    undone.extend(found.iter().flat_map(|conflict| &conflict.transactions));
                 }
             }
         }
