@@ -62,6 +62,8 @@ pub struct Copies {
     owner: String,
     local: Arc<LocalEnd>,
     board: Arc<OnceLock<Board>>,
+    /// Whether the first copy is tried again and again also when the capture ends.
+    insists: Arc<AtomicBool>,
     copies: Vec<Copy>,
 }
 
@@ -88,6 +90,7 @@ impl Copies {
     ) -> Result<Copies> {
         let board = Arc::new(OnceLock::new());
         let owner = if places.is_empty() { String::new() } else { owner(history)? };
+        let insists = Arc::new(AtomicBool::new(insists));
         let mut copies = Vec::new();
         for (number, place) in places.iter().enumerate() {
             let (copied, copied_receiver) = watch::channel(None);
@@ -104,7 +107,7 @@ impl Copies {
                 copied,
                 settle: Some(settle),
                 watches: Arc::clone(&watches),
-                insists: insists && number == 0,
+                insists: (number == 0).then(|| Arc::clone(&insists)),
                 shown: CopyLive { url: place.to_string(), ..CopyLive::default() },
                 noted: None,
                 stores: CopyStores::default(),
@@ -115,7 +118,7 @@ impl Copies {
             let (url, settled, copied) = (place.to_string(), Some(settled), copied_receiver);
             copies.push(Copy { url, copied, settled, watches, ended });
         }
-        Ok(Copies { places: places.to_vec(), owner, local: Arc::clone(local), board, copies })
+        Ok(Copies { places: places.to_vec(), owner, local: Arc::clone(local), board, insists, copies })
     }
 
     /// Waits until each copy has its lease, or its store has shown that it does not answer now: that is told later.
@@ -214,6 +217,7 @@ impl Copies {
 impl Drop for Copies {
     /// The threads end also if the capture could not begin: with `--wait` another one begins in the same process.
     fn drop(&mut self) {
+        self.insists.store(false, Ordering::Relaxed);
         self.local.end();
     }
 }
@@ -256,8 +260,8 @@ struct CopyThread {
     copied: watch::Sender<Option<CopiedEnd>>,
     settle: Option<oneshot::Sender<Result<()>>>,
     watches: Arc<AtomicBool>,
-    /// Whether the thread goes on trying after the capture's end.
-    insists: bool,
+    /// Whether the thread goes on trying after the capture's end; `None` if it never does.
+    insists: Option<Arc<AtomicBool>>,
     shown: CopyLive,
     noted: Option<Steady>,
     stores: CopyStores,
@@ -278,7 +282,8 @@ impl CopyThread {
             let until = ambient::instant() + pause;
             while ambient::instant() < until {
                 let known = self.local.now();
-                if known.ends && !self.insists {
+                let insists = self.insists.as_ref().is_some_and(|it| it.load(Ordering::Relaxed));
+                if known.ends && !insists {
                     return;
                 }
                 self.local.wait(known, until - ambient::instant());

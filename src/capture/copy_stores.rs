@@ -19,7 +19,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(300);
 /// While something is lacking, buckets are listed anew so often, as another process may have made it again.
 const LIST_EVERY: Duration = Duration::from_secs(600);
 
-/// What is known of the stores of one copy.
+/// The last look at the stores of one copy.
 #[derive(Default)]
 pub(super) struct CopyStores {
     looked: Option<Steady>,

@@ -130,7 +130,7 @@ pub async fn run(
         board.written().await;
     }
     let _ = sealing.await;
-    // What a run with an end of its own says is done must be where it was told to be durable.
+    // A run with an end of its own says that all is done: so all must be where it was told to be durable.
     let patience = (insists && end.is_ok()).then_some(options.patience);
     copies.finish(patience, &stop).await?;
     end

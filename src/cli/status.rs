@@ -287,7 +287,7 @@ pub(super) async fn gather(
         None => None,
     };
     let (state, mut cause) = standing(running, live.as_ref(), &asked, &slot);
-    // What the source tells is true, wherever the capture is.
+    // The source is believed, wherever the capture is.
     let state = Some(state).filter(|state| !is_unknown || *state == State::Lost);
     if let Some(elsewhere) = elsewhere.filter(|_| running || matches!(state, None | Some(State::Blackout))) {
         cause = if running && state.is_some() { format!("{cause} ({elsewhere})") } else { elsewhere };

@@ -113,7 +113,7 @@ impl Dispersed {
     /// Reads every shard of every object.
     ///
     /// # Errors
-    /// It fails as [`Dispersed::glance`] does.
+    /// The errors of [`Dispersed::glance`].
     pub fn survey(&self, progress: &dyn Progress) -> Result<Survey> {
         self.examine(&self.begun()?, false, progress)
     }
@@ -122,7 +122,7 @@ impl Dispersed {
     /// the place of lost ones, and get all that belongs there.
     ///
     /// # Errors
-    /// It fails as [`Dispersed::glance`] does; `Locked` if an expiry is at work, `Usage` if a name in `refill` is none of the stores, `Refused` if
+    /// The errors of [`Dispersed::glance`]; `Locked` if an expiry is at work, `Usage` if a name in `refill` is none of the stores, `Refused` if
     /// something else lies in one of these.
     pub fn heal(&self, refill: &[String], progress: &dyn Progress) -> Result<Survey> {
         let members = self.begun()?;

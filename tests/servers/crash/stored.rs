@@ -48,7 +48,7 @@ struct Count {
     audits: usize,
 }
 
-/// Where the copies of a run are.
+/// The place of a run's copies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     OneStore,
@@ -61,7 +61,7 @@ struct Protected<'a> {
     backwhen: Backwhen,
     store: &'static S3Server,
     proxy: &'a FaultyS3,
-    /// What all keys of the copy begin with.
+    /// The beginning of all keys of the copy.
     prefix: String,
     place: Place,
     url: String,

@@ -1,4 +1,4 @@
-//! Where tables are cut into blocks: the lengths of what is encrypted can be seen.
+//! Tables are cut into blocks, and the lengths of encrypted blocks can be seen: they must not tell which rows these are.
 
 use backwhen::history::catalog::Catalog;
 use backwhen::history::image::{BlockId, Blocks, MemoryDirectory, read_index};

@@ -11,7 +11,7 @@ use crate::support::{Server, wait_for};
 
 /// A history whose copy is to lie at `url`.
 fn begin(url: String, variables: &[(String, String)]) -> Option<Stored> {
-    // Its tests share their server with those of other stores.
+    // A `Stored` names the S3 server too, which these tests do not use.
     let server = S3Server::shared()?;
     let mut stored = Stored::begin_at(&Server::shared(None), server, String::new(), url, variables);
     stored.backwhen = stored.backwhen.with_env(QUICK_LEASE.0, QUICK_LEASE.1);

@@ -1,4 +1,4 @@
-//! What is told of a capture and its copies where the copies are dispersed over folders.
+//! The state of a capture and of its copies, as `status` shows it where the copies are dispersed over folders.
 
 use std::collections::BTreeSet;
 

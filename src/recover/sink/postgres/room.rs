@@ -1,5 +1,5 @@
-//! What the target's server has room for: how many sessions make small tables at once, and how much memory an index may take
-//! while it is built.
+//! Reckons what the target's server has room for: how many sessions make small tables at once, and how much memory an index
+//! may take while it is built.
 
 use crate::connect::{Session, server_error};
 use crate::error::Result;
@@ -51,7 +51,7 @@ SELECT least(pg_catalog.current_setting('max_connections')::int8
                   FROM pg_catalog.pg_stat_activity a) taken
  WHERE r.rolname = current_user";
 
-/// What the target's server has room for.
+/// The room that the target's server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Room {
     /// The number of sessions that make small tables, or load them, at the same time.
