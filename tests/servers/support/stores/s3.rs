@@ -1,12 +1,10 @@
 //! A real S3 server for tests: SeaweedFS.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Child;
 use std::sync::OnceLock;
-use std::time::Duration;
 
+use super::http::{Message, ask};
 use super::kept;
 
 /// Who may do what. Nobody's name can make buckets, as making one is no part of any test.
@@ -47,31 +45,30 @@ impl S3Server {
         let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
                     <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
         let answer = ask(self.port, &format!("PUT /{name}?object-lock HTTP/1.1\r\n"), rule.as_bytes());
-        assert!(answer.as_ref().is_some_and(|it| it.starts_with("HTTP/1.1 200")), "{answer:?}");
+        assert_says(answer, "200");
     }
 
     /// Puts an object without any condition, as nobody but a tamperer does.
     pub fn overwrite(&self, bucket_and_key: &str, bytes: &[u8]) {
         let answer = ask(self.port, &format!("PUT /{bucket_and_key} HTTP/1.1\r\n"), bytes);
-        assert!(answer.as_ref().is_some_and(|it| it.starts_with("HTTP/1.1 200")), "{answer:?}");
+        assert_says(answer, "200");
     }
 
     pub fn remove(&self, bucket_and_key: &str) {
         let answer = ask(self.port, &format!("DELETE /{bucket_and_key} HTTP/1.1\r\n"), b"");
-        assert!(answer.as_ref().is_some_and(|it| it.starts_with("HTTP/1.1 204")), "{answer:?}");
+        assert_says(answer, "204");
     }
 
     /// All keys of a bucket that begin like this, without the bucket, and the bytes that lie there.
     pub fn everything(&self, bucket: &str, prefix: &str) -> Vec<(String, Vec<u8>)> {
         let listed = ask(self.port, &format!("GET /{bucket}?list-type=2&prefix={prefix} HTTP/1.1\r\n"), b"");
-        let listed = listed.expect("the bucket can be listed");
+        let listed = listed.expect("the bucket can be listed").body;
+        let listed = String::from_utf8_lossy(&listed);
         let keys =
             listed.split("<Key>").skip(1).filter_map(|rest| Some(rest.split_once("</Key>")?.0.to_owned()));
         let read = |key: String| {
-            let answer = answer(self.port, &format!("GET /{bucket}/{key} HTTP/1.1\r\n"), b"")
-                .expect("there is an answer");
-            let head = answer.windows(4).position(|it| it == b"\r\n\r\n").expect("there is a head");
-            (key, answer[head + 4..].to_vec())
+            let answer = ask(self.port, &format!("GET /{bucket}/{key} HTTP/1.1\r\n"), b"");
+            (key, answer.expect("there is an answer").body)
         };
         keys.map(read).collect()
     }
@@ -125,20 +122,10 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
 fn try_make_bucket(port: u16, name: &str, with_locks: bool) -> bool {
     let locks = if with_locks { "x-amz-bucket-object-lock-enabled: true\r\n" } else { "" };
     ask(port, &format!("PUT /{name} HTTP/1.1\r\n{locks}"), b"")
-        .is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        .is_some_and(|answer| answer.head.starts_with("HTTP/1.1 200"))
 }
 
-/// Sends a request that nobody has signed; `None` if there is no answer.
-fn ask(port: u16, head: &str, body: &[u8]) -> Option<String> {
-    answer(port, head, body).map(|answer| String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn answer(port: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    let rest = format!("Host: 127.0.0.1\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    stream.write_all(&[head.as_bytes(), rest.as_bytes(), body].concat()).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    Some(answer)
+fn assert_says(answer: Option<Message>, status: &str) {
+    let head = answer.map(|it| it.head).unwrap_or_default();
+    assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
 }
